@@ -1,0 +1,215 @@
+//! From what was written to what it means: each value once, each error with what would be right.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::{ConfigError, ConfigErrors, Source};
+use super::raw::{Raw, RawForward, Written};
+use super::units;
+use super::{Config, Forward};
+use crate::limits::{
+    DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES, MIN_CACHE_BYTES, bytes_text,
+};
+use crate::upstream::health::{Endpoint, Transport};
+use crate::wire::name::Name;
+
+/// Where queries are taken when nothing is said: a port that needs no privilege, on this host only.
+const DEFAULT_LISTEN: &str = "127.0.0.1:1053";
+/// Where the admin pages are when nothing is said.
+const DEFAULT_ADMIN: &str = "127.0.0.1:9253";
+/// RFC 8767 section 4 recommends a cap of days; a day is what changes are planned for.
+const DEFAULT_MAX_TTL: Duration = Duration::from_secs(86_400);
+/// RFC 2308 section 5: one to three hours have worked well.
+const DEFAULT_MAX_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
+/// RFC 8767 section 4: more than a week is never right.
+const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
+const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+/// The upstream that means the servers of that file.
+const RESOLV_CONF: &str = "resolv.conf";
+const PORT: u16 = 53;
+
+const LISTEN: &str = "addresses with ports, such as \"127.0.0.1:1053\" or \"[::1]:1053\", up to 16";
+const NAME: &str = "a domain name, such as \"cluster.local\"";
+const URL: &str = "udp://IP[:PORT], tcp://IP[:PORT] or resolv.conf, up to 16 for a zone";
+const ADMIN: &str = "an address with a port, such as \"127.0.0.1:9253\", or \"off\"";
+
+/// Checks everything.
+///
+/// # Errors
+/// All that is wrong, not just the first.
+pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
+    let mut errors = Vec::new();
+    let mut note = |result: Result<(), ConfigError>| errors.extend(result.err());
+    let mut config = Config {
+        listen: vec![],
+        workers: std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
+        cache_bytes: DEFAULT_CACHE_BYTES,
+        max_ttl: DEFAULT_MAX_TTL,
+        max_negative_ttl: DEFAULT_MAX_NEGATIVE_TTL,
+        cluster_domain: Name::ROOT,
+        admin: None,
+        forward: vec![],
+    };
+    let default = |value: &str| Written { value: value.to_string(), at: Source::Default };
+
+    let listen = raw.listen.unwrap_or(Written { value: vec![DEFAULT_LISTEN.into()], at: Source::Default });
+    note(listen_addresses(&listen).map(|listen| config.listen = listen));
+    if let Some(workers) = &raw.workers {
+        note(worker_count(workers).map(|workers| config.workers = workers));
+    }
+    if let Some(size) = &raw.cache_size {
+        note(cache_size(size).map(|bytes| config.cache_bytes = bytes));
+    }
+    if let Some(ttl) = &raw.max_ttl {
+        note(ttl_cap(ttl, "cache.max_ttl").map(|cap| config.max_ttl = cap));
+    }
+    if let Some(ttl) = &raw.max_negative_ttl {
+        note(ttl_cap(ttl, "cache.max_negative_ttl").map(|cap| config.max_negative_ttl = cap));
+    }
+    note(search_is_off(raw.search.as_ref(), raw.search_list.as_ref()));
+    let domain = raw.cluster_domain.unwrap_or_else(|| default(DEFAULT_CLUSTER_DOMAIN));
+    note(name(&domain, "search.cluster_domain").map(|domain| config.cluster_domain = domain));
+    let admin = raw.admin.unwrap_or_else(|| default(DEFAULT_ADMIN));
+    note(admin_address(&admin).map(|admin| config.admin = admin));
+    match forwards(raw.forward, resolv_conf) {
+        Ok(forward) => config.forward = forward,
+        Err(more) => errors.extend(more),
+    }
+    if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+}
+
+fn wrong<T>(written: &Written<T>, key: &str, found: &str, allowed: impl Into<String>) -> ConfigError {
+    ConfigError { at: written.at.clone(), key: key.into(), found: format!("{found:?}"), allowed: allowed.into() }
+}
+
+fn listen_addresses(written: &Written<Vec<String>>) -> Result<Vec<SocketAddr>, ConfigError> {
+    let key = "server.listen";
+    if written.value.is_empty() || written.value.len() > MAX_LISTEN {
+        return Err(wrong(written, key, &format!("{} addresses", written.value.len()), LISTEN));
+    }
+    let parse = |text: &String| text.parse().map_err(|_| wrong(written, key, text, LISTEN));
+    let mut all: Vec<SocketAddr> = written.value.iter().map(parse).collect::<Result<_, _>>()?;
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|addr| addr.port() == 0 || seen.insert(*addr));
+    Ok(all)
+}
+
+fn worker_count(written: &Written<i64>) -> Result<usize, ConfigError> {
+    let count = usize::try_from(written.value).ok().filter(|count| (1..=MAX_WORKERS).contains(count));
+    count.ok_or_else(|| ConfigError {
+        at: written.at.clone(),
+        key: "server.workers".into(),
+        found: written.value.to_string(),
+        allowed: format!("a whole number from 1 to {MAX_WORKERS}"),
+    })
+}
+
+fn cache_size(written: &Written<String>) -> Result<u64, ConfigError> {
+    let size = units::size(&written.value).filter(|size| (MIN_CACHE_BYTES..=MAX_CACHE_BYTES).contains(size));
+    let (least, most) = (bytes_text(MIN_CACHE_BYTES), bytes_text(MAX_CACHE_BYTES));
+    let allowed = format!("a size with its unit (B, KiB, MiB, GiB) from {least} to {most}, such as \"64MiB\"");
+    size.ok_or_else(|| wrong(written, "cache.size", &written.value, allowed))
+}
+
+fn ttl_cap(written: &Written<String>, key: &str) -> Result<Duration, ConfigError> {
+    let ttl = units::duration(&written.value).filter(|ttl| *ttl <= LONGEST_TTL);
+    let allowed = "a time with its unit (ms, s, m, h, d) up to 7d, such as \"1h\"";
+    ttl.ok_or_else(|| wrong(written, key, &written.value, allowed))
+}
+
+fn search_is_off(mode: Option<&Written<String>>, list: Option<&Written<Vec<String>>>) -> Result<(), ConfigError> {
+    if let Some(mode) = mode.filter(|mode| mode.value != "off") {
+        return Err(wrong(mode, "search.mode", &mode.value, "\"off\" in this version"));
+    }
+    if let Some(list) = list {
+        return Err(wrong(list, "search.list", &list.value.join(","), "nothing while search.mode is \"off\""));
+    }
+    Ok(())
+}
+
+fn name(written: &Written<String>, key: &str) -> Result<Name, ConfigError> {
+    Name::from_text(&written.value).map_err(|why| wrong(written, key, &written.value, format!("{NAME} ({why})")))
+}
+
+fn admin_address(written: &Written<String>) -> Result<Option<SocketAddr>, ConfigError> {
+    match written.value.as_str() {
+        "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| wrong(written, "admin.listen", text, ADMIN)),
+    }
+}
+
+fn forwards(written: Vec<RawForward>, resolv_conf: &Path) -> Result<Vec<Forward>, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut all: Vec<Forward> = Vec::new();
+    for raw in &written {
+        match forward(raw, resolv_conf) {
+            Ok(forward) if all.iter().any(|other| other.zone == forward.zone) => {
+                errors.push(wrong(&raw.zone, "forward.zone", &raw.zone.value, "each zone once"));
+            }
+            Ok(forward) => all.push(forward),
+            Err(error) => errors.push(error),
+        }
+    }
+    if let Some(last) = written.get(MAX_ZONES) {
+        errors.push(wrong(&last.zone, "forward", &format!("{} zones", written.len()), format!("up to {MAX_ZONES}")));
+    }
+    if errors.is_empty() && !all.iter().any(|forward| forward.zone == Name::ROOT) {
+        let default = Written { value: vec![RESOLV_CONF.to_string()], at: Source::Default };
+        match servers(&default, resolv_conf) {
+            Ok(servers) => all.push(Forward { zone: Name::ROOT, servers }),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
+fn forward(raw: &RawForward, resolv_conf: &Path) -> Result<Forward, ConfigError> {
+    let zone = name(&raw.zone, "forward.zone")?;
+    Ok(Forward { zone, servers: servers(&raw.upstreams, resolv_conf)? })
+}
+
+fn servers(written: &Written<Vec<String>>, resolv_conf: &Path) -> Result<Vec<Endpoint>, ConfigError> {
+    let key = "forward.upstreams";
+    let mut all = Vec::new();
+    for url in &written.value {
+        match url.as_str() {
+            RESOLV_CONF => all.extend(from_resolv_conf(written, key, resolv_conf)?),
+            url => all.push(endpoint(url).ok_or_else(|| wrong(written, key, url, URL))?),
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|endpoint| seen.insert(*endpoint));
+    if all.is_empty() || all.len() > MAX_SERVERS_PER_ZONE {
+        return Err(wrong(written, key, &format!("{} servers", all.len()), URL));
+    }
+    Ok(all)
+}
+
+fn endpoint(url: &str) -> Option<Endpoint> {
+    let (transport, place) = if let Some(place) = url.strip_prefix("udp://") {
+        (Transport::Udp, place)
+    } else {
+        (Transport::Tcp, url.strip_prefix("tcp://")?)
+    };
+    let bare = |text: &str| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT));
+    let bracketed = |text: &str| bare(text.strip_prefix('[')?.strip_suffix(']')?);
+    let addr = place.parse().ok().or_else(|| bare(place)).or_else(|| bracketed(place))?;
+    (addr.port() != 0 && !addr.ip().is_unspecified()).then_some(Endpoint { transport, addr })
+}
+
+/// The nameservers of the file, as hickory-resolver reads it: what it makes of a line is what a resolver makes of it.
+fn from_resolv_conf(written: &Written<Vec<String>>, key: &str, path: &Path) -> Result<Vec<Endpoint>, ConfigError> {
+    let allowed = "a file with `nameserver` lines, or servers given with --upstream";
+    let found = |what: String| wrong(written, key, &format!("{}: {what}", path.display()), allowed);
+    let text = std::fs::read(path).map_err(|error| found(error.to_string()))?;
+    let (parsed, _) = hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| found(error.to_string()))?;
+    let servers = parsed.name_servers().iter().map(|server| server.ip);
+    let endpoints: Vec<_> =
+        servers.map(|ip| Endpoint { transport: Transport::Udp, addr: SocketAddr::new(ip, PORT) }).collect();
+    if endpoints.is_empty() { Err(found("no nameserver".into())) } else { Ok(endpoints) }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

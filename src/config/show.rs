@@ -1,0 +1,66 @@
+//! A configuration as people and scripts read it, with what it can use at most.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::Config;
+use super::units::duration_text;
+use crate::limits::{self, bytes_text};
+use crate::upstream::health::Endpoint;
+
+fn url(endpoint: &Endpoint) -> String {
+    format!("{}://{}", endpoint.transport.name(), endpoint.addr)
+}
+
+/// TOML that means this configuration, then the maxima as comments.
+pub fn toml(config: &Config) -> String {
+    let list = |texts: Vec<String>| texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ");
+    let mut out = String::new();
+    let listen = list(config.listen.iter().map(ToString::to_string).collect());
+    let admin = config.admin.map_or("off".to_string(), |addr| addr.to_string());
+    let _ = writeln!(out, "[server]\nlisten = [{listen}]\nworkers = {}\n", config.workers);
+    let _ = writeln!(out, "[cache]\nsize = {:?}", bytes_text(config.cache_bytes));
+    let _ = writeln!(out, "max_ttl = {:?}", duration_text(config.max_ttl));
+    let _ = writeln!(out, "max_negative_ttl = {:?}\n", duration_text(config.max_negative_ttl));
+    let _ = writeln!(out, "[search]\nmode = \"off\"\ncluster_domain = {:?}\n", config.cluster_domain.to_string());
+    let _ = writeln!(out, "[admin]\nlisten = {admin:?}");
+    for forward in &config.forward {
+        let upstreams = list(forward.servers.iter().map(url).collect());
+        let _ = writeln!(out, "\n[[forward]]\nzone = {:?}\nupstreams = [{upstreams}]", forward.zone.to_string());
+    }
+    let lines = limits::sums(&config.settings());
+    let _ = writeln!(out, "\n# At most:");
+    for line in &lines {
+        let _ = writeln!(out, "# {:>12}  {:>10}  {}", line.count, bytes_text(line.bytes), line.what);
+    }
+    let _ = writeln!(out, "# {:>12}  {:>10}  in all", "", bytes_text(limits::total_bytes(&lines)));
+    let _ = writeln!(out, "# {:>12}  {:>10}  file descriptors", limits::descriptors(&config.settings()), "");
+    out
+}
+
+/// The same for scripts.
+pub fn json(config: &Config) -> Value {
+    let lines = limits::sums(&config.settings());
+    let maxima: Vec<Value> =
+        lines.iter().map(|line| json!({"what": line.what, "count": line.count, "bytes": line.bytes})).collect();
+    let forward: Vec<Value> = config
+        .forward
+        .iter()
+        .map(|zone| json!({"zone": zone.zone.to_string(), "upstreams": zone.servers.iter().map(url).collect::<Vec<_>>()}))
+        .collect();
+    json!({
+        "server": {"listen": config.listen, "workers": config.workers},
+        "cache": {
+            "size_bytes": config.cache_bytes,
+            "max_ttl_s": config.max_ttl.as_secs(),
+            "max_negative_ttl_s": config.max_negative_ttl.as_secs(),
+        },
+        "search": {"mode": "off", "cluster_domain": config.cluster_domain.to_string()},
+        "admin": {"listen": config.admin},
+        "forward": forward,
+        "maxima": maxima,
+        "total_bytes": limits::total_bytes(&lines),
+        "descriptors": limits::descriptors(&config.settings()),
+    })
+}

@@ -1,0 +1,161 @@
+//! Every bound of the program that is not a protocol's, with its reason and what it costs in memory.
+//!
+//! Bounds that only one module needs stand there and are gathered here in [`sums`], so that `nodens check` and
+//! the start line can say what the process may use at most. Nothing grows beyond what is listed.
+
+/// Bytes in a KiB, and so on up.
+pub const KIB: u64 = 1024;
+/// Bytes in a MiB.
+pub const MIB: u64 = 1024 * KIB;
+/// Bytes in a GiB.
+pub const GIB: u64 = 1024 * MIB;
+
+/// Most worker threads; more than this many cores bring nothing behind one socket per worker.
+pub const MAX_WORKERS: usize = 256;
+/// Most addresses listened on: loopback, link-local and cluster addresses of both families fit many times.
+pub const MAX_LISTEN: usize = 16;
+/// Most zones with servers of their own.
+pub const MAX_ZONES: usize = 256;
+/// Most servers of one zone; a resolver asks a handful before the client gives up.
+pub const MAX_SERVERS_PER_ZONE: usize = 16;
+
+/// Default bytes of the store: some 100,000 answers, several times the names a busy node uses.
+pub const DEFAULT_CACHE_BYTES: u64 = 64 * MIB;
+/// Least bytes of the store.
+pub const MIN_CACHE_BYTES: u64 = MIB;
+/// Most bytes of the store.
+pub const MAX_CACHE_BYTES: u64 = 1024 * GIB;
+/// The hot level's entries: the names a node's pods use over and over; a few thousand in practice.
+pub const HOT_ENTRIES: usize = 16_384;
+/// The hot level's bytes as a part of the store's: entries in both levels are counted in both.
+pub const HOT_PART: u64 = 4;
+/// Table and ring of the hot level, for each entry.
+const HOT_ENTRY_OVERHEAD: u64 = 128;
+
+/// Questions that may wait for upstream: 1.9 s of 4,000 misses a second, far over any resolver's limit.
+pub const MAX_WAITING: u32 = 8192;
+/// Of these for one client, as unbound bounds it (its `wait-limit`).
+pub const MAX_WAITING_PER_CLIENT: u32 = 1024;
+/// Memory of a waiting question: its task, its table entry, its tries with their buffers.
+const WAITING_BYTES: u64 = 6 * KIB;
+
+/// TCP connections of clients, in all.
+pub const MAX_CONNECTIONS: u32 = 1024;
+/// TCP connections of one client: more than any stub resolver opens, a fraction of all.
+pub const MAX_CONNECTIONS_PER_CLIENT: u32 = 128;
+/// Questions of one connection that may wait (RFC 7766 section 6.2.1.1 asks for pipelining, not for how much).
+pub const MAX_PIPELINED: usize = 128;
+/// The largest query taken over TCP: a question, an OPT and room for padding (RFC 8467 pads to 128).
+pub const MAX_QUERY: usize = 4096;
+/// Replies gathered before they are written.
+pub const MAX_GATHERED: usize = 64 * 1024;
+/// Memory of a connection: query buffer, gathered replies, one large reply more.
+const CONNECTION_BYTES: u64 = (MAX_QUERY + MAX_GATHERED + 65_535 + 8 * 1024) as u64;
+
+/// Datagrams taken and answered per system call.
+pub const BATCH: usize = 32;
+/// Octets of a datagram that are taken; a longer one is answered FORMERR.
+pub const DATAGRAM: usize = 4096;
+/// Receive buffer asked for per UDP socket: two seconds of queries that wait while a process is replaced.
+pub const RECEIVE_BUFFER: u64 = 4 * MIB;
+
+/// Threads beside the workers: the main thread with the admin server, the log.
+const OTHER_THREADS: u64 = 2;
+/// Code, runtime, stacks as far as they are touched.
+const BASE_BYTES: u64 = 12 * MIB;
+const WORKER_BYTES: u64 = 512 * KIB;
+
+/// What is configured of all that costs memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Worker threads.
+    pub workers: u64,
+    /// Addresses listened on.
+    pub listen: u64,
+    /// Upstream servers, over all zones.
+    pub servers: u64,
+    /// Bytes of the store.
+    pub cache_bytes: u64,
+    /// UDP sockets a worker keeps for one server.
+    pub sockets_per_server: u64,
+    /// TCP connections a worker keeps to one server.
+    pub connections_per_server: u64,
+}
+
+/// One line of what can be used at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What it is.
+    pub what: &'static str,
+    /// How many of it.
+    pub count: u64,
+    /// Bytes of memory for all of them.
+    pub bytes: u64,
+}
+
+/// All lines; their bytes sum up to what the process may use, the kernel's socket buffers apart.
+pub fn sums(of: &Settings) -> Vec<Line> {
+    let line = |what, count, each: u64| Line { what, count, bytes: count * each };
+    let hot_bytes = of.cache_bytes / HOT_PART;
+    let per_socket = (BATCH * (DATAGRAM + 1232 + 512)) as u64;
+    vec![
+        Line { what: "store, bytes of answers", count: of.cache_bytes, bytes: of.cache_bytes },
+        Line { what: "hot level, entries", count: HOT_ENTRIES as u64, bytes: hot_bytes + HOT_ENTRIES as u64 * HOT_ENTRY_OVERHEAD },
+        line("questions waiting for upstream", u64::from(MAX_WAITING), WAITING_BYTES),
+        line("TCP connections of clients", u64::from(MAX_CONNECTIONS), CONNECTION_BYTES),
+        line("UDP sockets for clients", of.workers * of.listen, per_socket),
+        line("UDP sockets to upstream servers", of.workers * of.servers * of.sockets_per_server, 8 * KIB),
+        line("TCP connections to upstream servers", of.workers * of.servers * of.connections_per_server, 80 * KIB),
+        line("failing questions remembered", 16_384, 128),
+        line("client buckets", 3 * 4096, 8),
+        line("threads", of.workers + OTHER_THREADS, WORKER_BYTES),
+        Line { what: "program", count: 1, bytes: BASE_BYTES },
+    ]
+}
+
+/// Bytes of all lines.
+pub fn total_bytes(lines: &[Line]) -> u64 {
+    lines.iter().map(|line| line.bytes).sum()
+}
+
+/// File descriptors of all lines, with a few for the runtime, the admin server and standard error.
+pub fn descriptors(of: &Settings) -> u64 {
+    let per_worker = 2 * of.listen + of.servers * (of.sockets_per_server + of.connections_per_server) + 8;
+    of.workers * per_worker + u64::from(MAX_CONNECTIONS) + 64
+}
+
+/// A number of bytes as people write it.
+pub fn bytes_text(bytes: u64) -> String {
+    for (unit, size) in [("GiB", GIB), ("MiB", MIB), ("KiB", KIB)] {
+        if bytes >= size {
+            let tenths = bytes * 10 / size;
+            return if tenths % 10 == 0 { format!("{}{unit}", tenths / 10) } else { format!("{}.{}{unit}", tenths / 10, tenths % 10) };
+        }
+    }
+    format!("{bytes}B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!(bytes_text(64 * MIB), "64MiB");
+        assert_eq!(bytes_text(1536), "1.5KiB");
+        assert_eq!(bytes_text(12), "12B");
+    }
+
+    #[test]
+    fn the_default_fits_a_small_node() {
+        let of = Settings {
+            workers: 2,
+            listen: 2,
+            servers: 3,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            sockets_per_server: 8,
+            connections_per_server: 2,
+        };
+        assert!(total_bytes(&sums(&of)) < 320 * MIB);
+    }
+}

@@ -1,0 +1,100 @@
+//! The program: arguments become a configuration, the configuration runs.
+
+mod cli;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+
+use cli::{Cli, Command, Settings};
+use nodens::config::check::check;
+use nodens::config::error::{ConfigError, ConfigErrors, Source};
+use nodens::config::raw::Raw;
+use nodens::config::{Config, show};
+
+/// Something did not work.
+const FAILURE: u8 = 1;
+/// The arguments or the configuration are wrong.
+const WRONG: u8 = 2;
+
+fn main() -> ExitCode {
+    let (cli, matches) = match Cli::read() {
+        Ok(read) => read,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG));
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(serve) => configuration(&serve.settings, &matches).and_then(|config| run(&config)),
+        Command::Check(wanted) => configuration(&wanted.settings, &matches).and_then(|config| match wanted.json {
+            true => print(&format!("{:#}\n", show::json(&config))),
+            false => print(&show::toml(&config)),
+        }),
+        Command::Lab(_) => Ok(()),
+    };
+    nodens::observe::log::flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", failed.text.replace('\n', "\nerror: "));
+            ExitCode::from(failed.code)
+        }
+    }
+}
+
+/// Why the program ends, and with which code.
+struct Failed {
+    text: String,
+    code: u8,
+}
+
+impl Failed {
+    fn because(error: impl std::fmt::Display) -> Failed {
+        Failed { text: error.to_string(), code: FAILURE }
+    }
+}
+
+impl From<ConfigErrors> for Failed {
+    fn from(errors: ConfigErrors) -> Failed {
+        Failed { text: errors.to_string(), code: WRONG }
+    }
+}
+
+impl From<ConfigError> for Failed {
+    fn from(error: ConfigError) -> Failed {
+        ConfigErrors(vec![error]).into()
+    }
+}
+
+/// The file, with arguments and environment over it, checked.
+fn configuration(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failed> {
+    let file = match &settings.config {
+        Some(path) => Raw::from_toml(&path.display().to_string(), &read(path)?)?,
+        None => Raw::default(),
+    };
+    let raw = settings.layer(matches)?.over(file);
+    Ok(check(raw, Path::new("/etc/resolv.conf"))?)
+}
+
+fn read(path: &Path) -> Result<String, Failed> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Failed::from(ConfigError {
+            at: Source::Flag("--config".into()),
+            key: path.display().to_string(),
+            found: error.to_string(),
+            allowed: "a file of TOML that can be read".into(),
+        })
+    })
+}
+
+fn run(config: &Config) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::because)?;
+    runtime.block_on(nodens::run::serve(config)).map_err(Failed::because)
+}
+
+fn print(text: &str) -> Result<(), Failed> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failed::because)
+}

@@ -1,0 +1,141 @@
+//! Counters of one worker: plain cells that only it writes, so that a hit touches no line another worker writes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::wire::iana::{Rcode, rtype};
+
+/// How a query arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    /// As a datagram.
+    Udp,
+    /// On a stream.
+    Tcp,
+}
+
+/// Which address family a query arrived over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, "1" as in IANA's registry of address families.
+    V4,
+    /// IPv6, "2".
+    V6,
+}
+
+/// Types with a counter of their own; all others share the last. The set bounds the metric's labels.
+pub const TYPES: [(u16, &str); 16] = [
+    (rtype::A, "A"),
+    (rtype::AAAA, "AAAA"),
+    (rtype::CNAME, "CNAME"),
+    (rtype::DNSKEY, "DNSKEY"),
+    (rtype::DS, "DS"),
+    (rtype::HTTPS, "HTTPS"),
+    (rtype::MX, "MX"),
+    (rtype::NAPTR, "NAPTR"),
+    (rtype::NS, "NS"),
+    (rtype::PTR, "PTR"),
+    (rtype::SOA, "SOA"),
+    (rtype::SRV, "SRV"),
+    (rtype::SVCB, "SVCB"),
+    (rtype::TXT, "TXT"),
+    (rtype::ANY, "ANY"),
+    (0, "other"),
+];
+
+/// Response codes with a counter of their own; the last place is for all others.
+pub const RCODES: usize = 24;
+
+/// What happened to a query, beside what it asked and got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Answered from the hot level.
+    HitHot,
+    /// Answered from the store.
+    HitStore,
+    /// Not in the cache.
+    Miss,
+    /// Joined an equal question that was on its way.
+    Joined,
+    /// Dropped without a word: no query.
+    Dropped,
+    /// A reply that the socket did not take.
+    Unsent,
+    /// Too many questions waited in all.
+    LimitWaiting,
+    /// Too many questions of one client waited.
+    LimitClientWaiting,
+    /// Too many TCP connections in all.
+    LimitConnections,
+    /// Too many TCP connections of one client.
+    LimitClientConnections,
+    /// A question ended in a panic.
+    Panic,
+}
+
+const EVENTS: usize = Event::Panic as usize + 1;
+
+/// One worker's counters, on cache lines of their own.
+#[repr(align(128))]
+#[derive(Default)]
+pub struct Cells {
+    queries: [[[AtomicU64; TYPES.len()]; 2]; 2],
+    responses: [AtomicU64; RCODES],
+    events: [AtomicU64; EVENTS],
+}
+
+/// Adds one to a cell that only this thread writes: a load and a store, no locked instruction.
+#[inline]
+fn bump(cell: Option<&AtomicU64>) {
+    if let Some(cell) = cell {
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+impl Cells {
+    /// Counts a query.
+    #[inline]
+    pub fn query(&self, proto: Proto, family: Family, qtype: u16) {
+        let place = match qtype {
+            rtype::A => 0,
+            rtype::AAAA => 1,
+            _ => TYPES.iter().position(|(number, _)| *number == qtype).unwrap_or(TYPES.len() - 1),
+        };
+        bump(self.queries[proto as usize][family as usize].get(place));
+    }
+
+    /// Counts a response.
+    #[inline]
+    pub fn response(&self, rcode: Rcode) {
+        bump(self.responses.get(usize::from(rcode.0).min(RCODES - 1)));
+    }
+
+    /// Counts an event.
+    #[inline]
+    pub fn event(&self, event: Event) {
+        bump(self.events.get(event as usize));
+    }
+}
+
+/// All workers' counters, for whoever scrapes them.
+pub struct Sum<'c>(pub &'c [std::sync::Arc<Cells>]);
+
+impl Sum<'_> {
+    fn of(&self, read: impl Fn(&Cells) -> Option<&AtomicU64>) -> u64 {
+        self.0.iter().filter_map(|cells| read(cells)).map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Queries that arrived so.
+    pub fn queries(&self, proto: Proto, family: Family, place: usize) -> u64 {
+        self.of(|cells| cells.queries[proto as usize][family as usize].get(place))
+    }
+
+    /// Responses with a code; the last counts all codes beyond.
+    pub fn responses(&self, place: usize) -> u64 {
+        self.of(|cells| cells.responses.get(place))
+    }
+
+    /// Events of a kind.
+    pub fn events(&self, event: Event) -> u64 {
+        self.of(|cells| cells.events.get(event as usize))
+    }
+}

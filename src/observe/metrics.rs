@@ -1,0 +1,179 @@
+//! The counters as Prometheus reads them: one collector that sums the workers' cells when it is asked.
+
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::cells::{Cells, Event, Family, Proto, RCODES, Sum, TYPES};
+use crate::cache::Level;
+use crate::resolve::Shared;
+use crate::wire::iana::Rcode;
+
+/// Everything that is exported.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Exports what the workers count and what they share.
+    ///
+    /// # Errors
+    /// A name that the registry does not take, which is a defect of this module.
+    pub fn new(cells: Vec<Arc<Cells>>, shared: Arc<Shared>) -> prometheus::Result<Metrics> {
+        let registry = Registry::new();
+        registry.register(Box::new(Counters { cells, shared }))?;
+        Ok(Metrics { registry })
+    }
+
+    /// The text that Prometheus scrapes.
+    ///
+    /// # Errors
+    /// What the encoder says of a metric without a name.
+    pub fn text(&self) -> prometheus::Result<String> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+}
+
+struct Counters {
+    cells: Vec<Arc<Cells>>,
+    shared: Arc<Shared>,
+}
+
+/// A family made anew for each scrape: the cells are the truth, nothing is kept twice.
+fn family(name: &str, help: &str, labels: &[&str], rows: Vec<(Vec<&str>, u64)>) -> Vec<MetricFamily> {
+    let Ok(counter) = IntCounterVec::new(Opts::new(name, help), labels) else { return vec![] };
+    for (values, count) in rows {
+        counter.with_label_values(&values).inc_by(count);
+    }
+    counter.collect()
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str], rows: Vec<(Vec<&str>, u64)>) -> Vec<MetricFamily> {
+    let Ok(gauge) = IntGaugeVec::new(Opts::new(name, help), labels) else { return vec![] };
+    for (values, value) in rows {
+        gauge.with_label_values(&values).set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+    gauge.collect()
+}
+
+impl Collector for Counters {
+    fn desc(&self) -> Vec<&Desc> {
+        // An empty list is an unchecked collector: its families are described as they are collected.
+        vec![]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        [self.queries(), self.responses(), self.events(), self.cache(), self.upstream(), self.build()].concat()
+    }
+}
+
+impl Counters {
+    fn queries(&self) -> Vec<MetricFamily> {
+        let sum = Sum(&self.cells);
+        let mut rows = Vec::new();
+        for (proto, proto_name) in [(Proto::Udp, "udp"), (Proto::Tcp, "tcp")] {
+            for (family, family_name) in [(Family::V4, "1"), (Family::V6, "2")] {
+                for (place, (_, type_name)) in TYPES.iter().enumerate() {
+                    let count = sum.queries(proto, family, place);
+                    // A type that never came makes no series, but for the two that always do.
+                    if count > 0 || place < 2 {
+                        rows.push((vec![proto_name, family_name, *type_name], count));
+                    }
+                }
+            }
+        }
+        family(
+            "nodens_queries_total",
+            "Queries by transport, address family (IANA number) and type.",
+            &["proto", "family", "type"],
+            rows,
+        )
+    }
+
+    fn responses(&self) -> Vec<MetricFamily> {
+        let sum = Sum(&self.cells);
+        let names: Vec<String> = (0..RCODES as u16).map(|code| Rcode(code).to_string()).collect();
+        let rows = names.iter().enumerate().map(|(place, name)| (vec![name.as_str()], sum.responses(place)));
+        let rows = rows.enumerate().filter(|(place, (_, count))| *place <= 5 || *count > 0).map(|(_, row)| row);
+        family("nodens_responses_total", "Responses by response code.", &["rcode"], rows.collect())
+    }
+
+    fn events(&self) -> Vec<MetricFamily> {
+        let sum = Sum(&self.cells);
+        let one = |event| sum.events(event);
+        let plain = |name, help, event| family(name, help, &[], vec![(vec![], one(event))]);
+        let hits = vec![(vec!["hot"], one(Event::HitHot)), (vec!["store"], one(Event::HitStore))];
+        let limits = vec![
+            (vec!["waiting"], one(Event::LimitWaiting)),
+            (vec!["client_waiting"], one(Event::LimitClientWaiting)),
+            (vec!["connections"], one(Event::LimitConnections)),
+            (vec!["client_connections"], one(Event::LimitClientConnections)),
+        ];
+        [
+            family("nodens_cache_hits_total", "Queries answered from the cache, by level.", &["level"], hits),
+            plain("nodens_cache_misses_total", "Queries that the cache could not answer.", Event::Miss),
+            plain("nodens_joined_total", "Misses that joined an equal question on its way.", Event::Joined),
+            plain("nodens_dropped_total", "Packets that were no queries.", Event::Dropped),
+            plain("nodens_unsent_total", "Replies that the system refused to send.", Event::Unsent),
+            plain("nodens_panics_total", "Questions that ended in a panic.", Event::Panic),
+            family("nodens_limit_reached_total", "Times that a bound was met.", &["limit"], limits),
+        ]
+        .concat()
+    }
+
+    fn cache(&self) -> Vec<MetricFamily> {
+        let usage = self.shared.cache.usage();
+        let name = |level| match level {
+            Level::Hot => "hot",
+            Level::Store => "store",
+        };
+        let entries = usage.iter().map(|(level, entries, _)| (vec![name(*level)], *entries)).collect();
+        let bytes = usage.iter().map(|(level, _, bytes)| (vec![name(*level)], *bytes)).collect();
+        let waiting = vec![(vec![], u64::from(self.shared.waiting.count()))];
+        [
+            gauges("nodens_cache_entries", "Answers held, by level.", &["level"], entries),
+            gauges("nodens_cache_bytes", "Bytes of answers held, by level.", &["level"], bytes),
+            gauges("nodens_waiting", "Questions that wait for upstream.", &[], waiting),
+        ]
+        .concat()
+    }
+
+    fn upstream(&self) -> Vec<MetricFamily> {
+        let servers = self.shared.upstreams.zones.servers();
+        let names: Vec<String> = servers.iter().map(|server| server.endpoint.addr.to_string()).collect();
+        let mut questions = Vec::new();
+        let mut failures = Vec::new();
+        for (server, name) in servers.iter().zip(&names) {
+            for (over, count) in server.questions() {
+                questions.push((vec![name.as_str(), over.name()], count));
+            }
+            for (why, count) in server.failures() {
+                failures.push((vec![name.as_str(), why.name()], count));
+            }
+        }
+        [
+            family(
+                "nodens_upstream_questions_total",
+                "Questions sent to a server, tries counted one by one.",
+                &["server", "proto"],
+                questions,
+            ),
+            family(
+                "nodens_upstream_failures_total",
+                "Tries and replies of a server that came to nothing, by reason.",
+                &["server", "reason"],
+                failures,
+            ),
+        ]
+        .concat()
+    }
+
+    fn build(&self) -> Vec<MetricFamily> {
+        let version = vec![(vec![env!("CARGO_PKG_VERSION")], 1)];
+        gauges("nodens_build_info", "The version that runs.", &["version"], version)
+    }
+}

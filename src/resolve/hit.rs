@@ -1,0 +1,118 @@
+//! A query answered at once, top to bottom: what the cache knows, what is refused, and what is left to ask.
+//!
+//! On the way of a fresh answer nothing is locked, allocated or awaited.
+
+use crate::cache::Level;
+use crate::cache::entry::Entry;
+use crate::cache::key::{QueryKey, SearchListId};
+use crate::observe::cells::{Event, Proto};
+use crate::query::{self, Query, Rejection};
+use crate::wire::edns::{PLAIN_UDP_SIZE, UDP_SIZE};
+use crate::wire::iana::{Rcode, rtype};
+use crate::wire::question::Question;
+use crate::wire::reply::{self, Asked, MAX_MESSAGE};
+
+use super::miss::Miss;
+use super::{Batch, Client, Resolver};
+
+/// What became of a packet.
+pub enum Outcome {
+    /// So many octets of the buffer go back.
+    Reply(usize),
+    /// Nothing goes back.
+    Silence,
+    /// It has to be asked.
+    Miss(Box<Miss>),
+}
+
+impl Resolver {
+    /// Answers a packet into `out`, which must hold the largest reply its transport allows.
+    #[inline]
+    pub fn answer(&self, packet: &[u8], client: Client, batch: &Batch<'_>, out: &mut [u8]) -> Outcome {
+        let mut query = match query::read(packet) {
+            Ok(query) => query,
+            Err(Rejection::Drop) => {
+                self.cells.event(Event::Dropped);
+                return Outcome::Silence;
+            }
+            Err(Rejection::Reply(mut asked, rcode)) => {
+                self.cells.query(client.proto, client.family(), 0);
+                asked.server_cookie = self.server_cookie(&asked, client, batch);
+                return self.refuse(out, &asked, rcode);
+            }
+        };
+        self.cells.query(client.proto, client.family(), query.question.qtype);
+        query.asked.server_cookie = self.server_cookie(&query.asked, client, batch);
+        let out = within(out, &query.asked, client.proto);
+
+        let key = QueryKey::new(&query, SearchListId::LITERAL, self.shared.cache.hasher());
+        if let Some(entry) = batch.pin.get(&key, batch.now) {
+            return self.hit(out, &query.asked, entry, Level::Hot, batch);
+        }
+        if let Some(entry) = self.shared.cache.stored(&key, batch.now) {
+            return self.hit(out, &query.asked, &entry, Level::Store, batch);
+        }
+        if query.question.qtype == rtype::ANY {
+            return self.any(out, &query, batch);
+        }
+        self.cells.event(Event::Miss);
+        if !query.recursion_desired() {
+            return self.refuse(out, &query.asked, Rcode::REFUSED);
+        }
+        Outcome::Miss(Box::new(Miss::new(&query, key, client)))
+    }
+
+    #[inline]
+    fn hit(&self, out: &mut [u8], asked: &Asked<'_>, entry: &Entry, level: Level, batch: &Batch<'_>) -> Outcome {
+        self.cells.event(match level {
+            Level::Hot => Event::HitHot,
+            Level::Store => Event::HitStore,
+        });
+        let said = entry.said();
+        self.cells.response(said.rcode);
+        Outcome::Reply(reply::write(out, asked, &said, entry.age(batch.now)))
+    }
+
+    /// ANY is answered with addresses that are known, else with a word that it is not served (RFC 8482 section 4).
+    ///
+    /// Nothing is asked for it: clients that mean it (Java's JNDI, for A and AAAA at once) have mostly asked before.
+    fn any(&self, out: &mut [u8], query: &Query<'_>, batch: &Batch<'_>) -> Outcome {
+        for qtype in [rtype::A, rtype::AAAA] {
+            let question = Question { qtype, ..query.question };
+            let (dnssec_ok, cd) = (query.dnssec_ok(), query.checking_disabled());
+            let key = QueryKey::of(&question, dnssec_ok, cd, SearchListId::LITERAL, self.shared.cache.hasher());
+            if let Some(entry) = self.shared.cache.peek(&key, batch.now)
+                && entry.kind() == crate::wire::answer::Kind::Data
+            {
+                return self.hit(out, &query.asked, &entry, Level::Store, batch);
+            }
+        }
+        self.cells.response(Rcode::NOERROR);
+        Outcome::Reply(reply::write_hinfo(out, &query.asked))
+    }
+
+    fn refuse(&self, out: &mut [u8], asked: &Asked<'_>, rcode: Rcode) -> Outcome {
+        self.cells.response(rcode);
+        Outcome::Reply(reply::write_error(out, asked, rcode, &[]))
+    }
+
+    /// Our half of a cookie, for a client that sent its own.
+    #[inline]
+    fn server_cookie(&self, asked: &Asked<'_>, client: Client, batch: &Batch<'_>) -> Option<[u8; 16]> {
+        let theirs = asked.edns?.cookie?;
+        let unix_s = self.shared.clock.unix_s(batch.now);
+        Some(self.shared.cookies.server_cookie(theirs, client.ip(), unix_s))
+    }
+}
+
+/// The part of a buffer that a reply may fill.
+#[inline]
+pub fn within<'o>(out: &'o mut [u8], asked: &Asked<'_>, proto: Proto) -> &'o mut [u8] {
+    let limit = match (proto, asked.edns) {
+        (Proto::Tcp, _) => MAX_MESSAGE,
+        (Proto::Udp, Some(edns)) => usize::from(edns.udp_size.min(UDP_SIZE)),
+        (Proto::Udp, None) => usize::from(PLAIN_UDP_SIZE),
+    };
+    let limit = limit.min(out.len());
+    out.get_mut(..limit).unwrap_or_default()
+}

@@ -1,0 +1,81 @@
+//! The conductor: a query's way from hop to hop. [`hit`] is a plain call, [`miss`] waits; both read top to bottom.
+
+pub mod cookie;
+pub mod hit;
+pub mod miss;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::cache::entry::Entry;
+use crate::cache::hot::HotPin;
+use crate::cache::ttl::Moment;
+use crate::clock::Clock;
+use crate::observe::cells::{Cells, Family, Proto};
+use crate::upstream::admission::{Flights, Gate};
+use crate::upstream::{Outbound, Upstreams};
+
+/// What all workers share.
+pub struct Shared {
+    /// The answers.
+    pub cache: Cache,
+    /// The servers.
+    pub upstreams: Upstreams,
+    /// Questions on their way.
+    pub flights: Arc<Flights<Arc<Entry>>>,
+    /// Who waits for them.
+    pub waiting: Arc<Gate>,
+    /// The time.
+    pub clock: Clock,
+    /// What server cookies are made with.
+    pub cookies: cookie::Secret,
+}
+
+/// One worker's view of it all.
+pub struct Resolver {
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// Its sockets to the servers.
+    pub outbound: Outbound,
+    /// Its counters.
+    pub cells: Arc<Cells>,
+}
+
+/// Who asks, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// Its address and port.
+    pub addr: SocketAddr,
+    /// How it is spoken to.
+    pub proto: Proto,
+}
+
+impl Client {
+    /// The address, with IPv4 addresses on an IPv6 socket as what they are.
+    pub fn ip(&self) -> IpAddr {
+        self.addr.ip().to_canonical()
+    }
+
+    fn family(&self) -> Family {
+        if self.ip().is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// What a batch of queries shares: one pin of the hot level and one reading of the clock.
+pub struct Batch<'s> {
+    pin: HotPin<'s>,
+    now: Moment,
+}
+
+impl Resolver {
+    /// Begins a batch.
+    #[inline]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { pin: self.shared.cache.pin(), now: self.shared.clock.now() }
+    }
+}
+
+#[cfg(test)]
+#[path = "scenarios.rs"]
+mod scenarios;

@@ -1,0 +1,332 @@
+//! The system calls that no safe crate offers whole: recvmmsg and sendmmsg with packet information, a few options.
+//!
+//! **The argument for the unsafe code.** All memory the kernel reads or writes is owned by [`Batch`] (or by the
+//! caller of a function here, for its duration) and lives in vectors that are never resized. Every pointer handed to the
+//! kernel is made from these vectors immediately before the call and not kept after it. The kernel writes at
+//! most `msg_namelen`, `msg_controllen` and `iov_len` octets to each, which are set to the sizes of the pieces. What is read
+//! back afterwards is plain old data for which every bit pattern is valid. Indices are checked.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use libc::{c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t};
+
+use crate::limits::{BATCH, DATAGRAM};
+use crate::wire::edns::UDP_SIZE;
+
+/// Room for one packet-information message of either family, aligned as `cmsghdr` must be.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+const REPLY: usize = UDP_SIZE as usize;
+
+/// Where a datagram came from and the address it was sent to: the way its reply takes.
+#[derive(Clone, Copy)]
+pub struct ReturnPath {
+    name: sockaddr_storage,
+    name_len: socklen_t,
+    control: Control,
+    control_len: usize,
+}
+
+/// Buffers for a batch of datagrams and their replies.
+pub struct Batch {
+    paths: Vec<ReturnPath>,
+    input: Vec<[u8; DATAGRAM]>,
+    lengths: Vec<(usize, bool)>,
+    output: Vec<[u8; REPLY]>,
+    queued: Vec<(usize, usize)>,
+    with_info: bool,
+}
+
+impl Default for ReturnPath {
+    fn default() -> Self {
+        // SAFETY: `sockaddr_storage` is plain old data; all zeroes is a valid (unspecified) address.
+        let name = unsafe { zeroed() };
+        ReturnPath { name, name_len: size_of::<sockaddr_storage>() as socklen_t, control: Control([0; 64]), control_len: 0 }
+    }
+}
+
+impl ReturnPath {
+    /// The address to reply to.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        let name: *const sockaddr_storage = &self.name;
+        match c_int::from(self.name.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says that the storage holds a `sockaddr_in`, which is smaller than it.
+                let v4 = unsafe { *name.cast::<libc::sockaddr_in>() };
+                let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+                Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says that the storage holds a `sockaddr_in6`, which is smaller than it.
+                let v6 = unsafe { *name.cast::<libc::sockaddr_in6>() };
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                let port = u16::from_be(v6.sin6_port);
+                Some(SocketAddr::V6(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id)))
+            }
+            _ => None,
+        }
+    }
+
+    fn header(&mut self, iov: *mut iovec) -> msghdr {
+        // SAFETY: `msghdr` is plain old data; zero means "none" in each field.
+        let mut header: msghdr = unsafe { zeroed() };
+        header.msg_name = ptr::from_mut(&mut self.name).cast::<c_void>();
+        header.msg_namelen = self.name_len;
+        header.msg_iov = iov;
+        header.msg_iovlen = 1;
+        if self.control_len > 0 {
+            header.msg_control = self.control.0.as_mut_ptr().cast::<c_void>();
+            header.msg_controllen = self.control_len as _;
+        }
+        header
+    }
+
+    /// Makes the received packet information say from where a reply leaves: same address, any interface.
+    fn turn_around(&mut self) {
+        // A reply need not leave by the interface the query came in on; only link-local addresses mean one.
+        const INDEX_V4: usize = 0;
+        const INDEX_V6: usize = size_of::<libc::in6_addr>();
+        let data = cmsg_align(size_of::<cmsghdr>());
+        if self.control_len < size_of::<cmsghdr>() {
+            self.control_len = 0;
+            return;
+        }
+        // SAFETY: at least one whole `cmsghdr` was written at the aligned start of the buffer.
+        let head = unsafe { *self.control.0.as_ptr().cast::<cmsghdr>() };
+        let (size, index) = match (head.cmsg_level, head.cmsg_type) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => (size_of::<in_pktinfo>(), INDEX_V4),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => (size_of::<in6_pktinfo>(), INDEX_V6),
+            _ => {
+                self.control_len = 0;
+                return;
+            }
+        };
+        let link_local = index == INDEX_V6 && self.control.0.get(data..data + 2).is_some_and(|o| o[0] == 0xfe && o[1] & 0xc0 == 0x80);
+        if !link_local && let Some(place) = self.control.0.get_mut(data + index..data + index + size_of::<c_int>()) {
+            place.fill(0);
+        }
+        self.control_len = data + cmsg_align(size);
+    }
+}
+
+/// CMSG_ALIGN of the C headers.
+const fn cmsg_align(length: usize) -> usize {
+    (length + size_of::<usize>() - 1) & !(size_of::<usize>() - 1)
+}
+
+impl Batch {
+    /// Buffers for one socket. `with_info`: it is bound to a wildcard address, so that replies must be told from which
+    /// address to leave.
+    pub fn new(with_info: bool) -> Batch {
+        Batch {
+            paths: vec![ReturnPath::default(); BATCH],
+            input: vec![[0; DATAGRAM]; BATCH],
+            lengths: vec![(0, false); BATCH],
+            output: vec![[0; REPLY]; BATCH],
+            queued: Vec::with_capacity(BATCH),
+            with_info,
+        }
+    }
+
+    /// Takes what waits at a socket, up to [`BATCH`] datagrams, and says how many there were.
+    ///
+    /// # Errors
+    /// What recvmmsg(2) says; `WouldBlock` where nothing waits.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.queued.clear();
+        // SAFETY: both are plain old data that are filled below before the kernel sees them.
+        let (mut headers, mut iovs): ([mmsghdr; BATCH], [iovec; BATCH]) = unsafe { (zeroed(), zeroed()) };
+        let pieces = self.paths.iter_mut().zip(&mut self.input).zip(headers.iter_mut().zip(&mut iovs));
+        for ((path, input), (header, iov)) in pieces {
+            path.name_len = size_of::<sockaddr_storage>() as socklen_t;
+            path.control_len = if self.with_info { size_of::<Control>() } else { 0 };
+            *iov = iovec { iov_base: input.as_mut_ptr().cast(), iov_len: DATAGRAM };
+            header.msg_hdr = path.header(iov);
+        }
+        // SAFETY: `headers` points at `BATCH` headers whose pointers and lengths were set just now; see the module.
+        let count = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), BATCH as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let received = self.paths.iter_mut().zip(&mut self.lengths).zip(&headers).take(count);
+        for ((path, length), header) in received {
+            path.name_len = header.msg_hdr.msg_namelen;
+            path.control_len = header.msg_hdr.msg_controllen as usize;
+            path.turn_around();
+            let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            *length = ((header.msg_len as usize).min(DATAGRAM), cut);
+        }
+        Ok(count)
+    }
+
+    /// The datagram at `index` of the last batch, whether it was cut, the way back, and a buffer for the reply.
+    pub fn parts(&mut self, index: usize) -> Option<(&[u8], bool, &ReturnPath, &mut [u8])> {
+        let (length, cut) = *self.lengths.get(index)?;
+        let packet = self.input.get(index)?.get(..length)?;
+        Some((packet, cut, self.paths.get(index)?, self.output.get_mut(index)?))
+    }
+
+    /// Lets the first `length` octets of the reply buffer at `index` go out with the next [`Batch::send`].
+    pub fn queue(&mut self, index: usize, length: usize) {
+        if index < BATCH && length <= REPLY && self.queued.len() < BATCH {
+            self.queued.push((index, length));
+        }
+    }
+
+    /// True while replies wait to be sent.
+    pub fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Sends what is queued, in one call if the socket takes it. Says how many were given up because the system
+    /// refused them one by one (no route, say).
+    ///
+    /// # Errors
+    /// `WouldBlock` where the socket is full: what is left stays queued.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut refused = 0;
+        while self.has_queued() {
+            match self.send_once(socket) {
+                Ok(sent) => drop(self.queued.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) => {
+                    // The call stops before the datagram that the system refuses: that one is given up.
+                    self.queued.remove(0);
+                    refused += 1;
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    fn send_once(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: as in `receive`.
+        let (mut headers, mut iovs): ([mmsghdr; BATCH], [iovec; BATCH]) = unsafe { (zeroed(), zeroed()) };
+        let mut count = 0;
+        for ((index, length), (header, iov)) in self.queued.iter().zip(headers.iter_mut().zip(&mut iovs)) {
+            let (Some(path), Some(reply)) = (self.paths.get_mut(*index), self.output.get_mut(*index)) else { continue };
+            *iov = iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: *length };
+            header.msg_hdr = path.header(iov);
+            count += 1;
+        }
+        // SAFETY: the first `count` headers point at queued replies and their paths; the kernel only reads them.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// Sends one datagram back the way its query came.
+///
+/// # Errors
+/// What sendmsg(2) says.
+pub fn send(socket: BorrowedFd<'_>, reply: &[u8], path: &ReturnPath) -> io::Result<()> {
+    let mut path = *path;
+    let mut iov = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
+    let header = path.header(&mut iov);
+    // SAFETY: the header points at locals and at `reply`, which outlive the call; sendmsg only reads them.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as socklen_t;
+    // SAFETY: the value is a `c_int` local to this call, and its size is given.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&value).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the kernel tell for each datagram which address it was sent to.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn want_packet_info(socket: BorrowedFd<'_>, of: IpAddr) -> io::Result<()> {
+    match of {
+        IpAddr::V4(_) => set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+        IpAddr::V6(_) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+    }
+}
+
+/// Sends without regard to path MTUs that somebody may have forged: no reply is larger than 1,232 octets.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn ignore_path_mtu(socket: BorrowedFd<'_>, of: IpAddr) -> io::Result<()> {
+    match of {
+        IpAddr::V4(_) => set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+        IpAddr::V6(_) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT),
+    }
+}
+
+/// Asks for a receive buffer beyond the system's maximum, which needs CAP_NET_ADMIN.
+///
+/// # Errors
+/// What setsockopt(2) says, EPERM where the capability is missing.
+pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, c_int::try_from(bytes).unwrap_or(c_int::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    fn echo_once(bind: &str, with_info: bool, ask: &str) {
+        let server = UdpSocket::bind(bind).unwrap();
+        let local = server.local_addr().unwrap();
+        if with_info {
+            want_packet_info(server.as_fd(), local.ip()).unwrap();
+        }
+        let client = UdpSocket::bind((ask.parse::<IpAddr>().unwrap(), 0)).unwrap();
+        // A connected client takes replies from the address it asked only.
+        client.connect((ask.parse::<IpAddr>().unwrap(), local.port())).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        (0..3u8).for_each(|octet| drop(client.send(&[octet; 20]).unwrap()));
+        let mut batch = Batch::new(with_info);
+        let mut seen = 0;
+        while seen < 3 {
+            server.set_nonblocking(false).unwrap();
+            let _ = server.peek_from(&mut [0; 1]);
+            let count = batch.receive(server.as_fd()).unwrap();
+            for index in 0..count {
+                let (packet, cut, path, out) = batch.parts(index).unwrap();
+                assert_eq!((packet.len(), cut, path.addr()), (20, false, Some(client.local_addr().unwrap())));
+                out[..20].copy_from_slice(packet);
+                batch.queue(index, 20);
+            }
+            assert_eq!(batch.send(server.as_fd()).unwrap(), 0);
+            seen += count;
+        }
+        for octet in 0..3u8 {
+            let mut buffer = [0; 64];
+            assert_eq!(client.recv(&mut buffer).unwrap(), 20);
+            assert_eq!(buffer[0], octet);
+        }
+    }
+
+    #[test]
+    fn datagrams_come_and_go_on_a_fixed_address() {
+        echo_once("127.0.0.1:0", false, "127.0.0.1");
+    }
+
+    #[test]
+    fn replies_leave_from_the_address_that_was_asked() {
+        echo_once("0.0.0.0:0", true, "127.0.0.9");
+        echo_once("[::]:0", true, "::1");
+    }
+
+    #[test]
+    fn an_empty_socket_would_block() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let error = Batch::new(false).receive(server.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}

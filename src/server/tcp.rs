@@ -1,0 +1,259 @@
+//! Streams: framed queries in, answers out in whatever order they come (RFC 7766 sections 6.2.1.1 and 8).
+//!
+//! A connection costs bounded memory for a bounded time: queries have a largest size, a message has to come whole
+//! within seconds of its first octet, replies that nobody takes close the connection, and so does idleness.
+
+use std::cell::RefCell;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::stop::{Guard, InFlight, Stop};
+use crate::limits::{MAX_CONNECTIONS, MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
+use crate::observe::cells::{Event, Proto};
+use crate::resolve::hit::Outcome;
+use crate::resolve::miss;
+use crate::resolve::{Client, Resolver};
+use crate::upstream::admission::{Full, Gate, Place};
+use crate::wire::reply::MAX_MESSAGE;
+
+/// How long a connection may be idle (RFC 7766 section 6.2.3: a few seconds) while there is room for others,
+const IDLE: Duration = Duration::from_secs(8);
+/// and how long when more than half of all places are taken.
+const IDLE_UNDER_LOAD: Duration = Duration::from_secs(2);
+/// How long a message may take from its first octet to its last.
+const WHOLE_MESSAGE: Duration = Duration::from_secs(4);
+/// How long a client may take to accept replies.
+const WRITE: Duration = Duration::from_secs(4);
+/// Without descriptors, accepting pauses: the connection waits in the backlog and the loop does not spin.
+const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+type Scratch = Rc<RefCell<Box<[u8]>>>;
+
+/// Accepts connections until it is told to stop.
+///
+/// # Errors
+/// What made the listener unusable from the start.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    resolver: Rc<Resolver>,
+    gate: Arc<Gate>,
+    in_flight: InFlight,
+    mut stop: Stop,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let scratch: Scratch = Rc::new(RefCell::new(vec![0; MAX_MESSAGE].into_boxed_slice()));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.wait() => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, addr)) => {
+                let client = Client { addr, proto: Proto::Tcp };
+                match gate.enter(client.ip()) {
+                    Ok(place) => {
+                        let connection = Connection::new(stream, client, &resolver, &in_flight, &gate, &scratch, place);
+                        tokio::task::spawn_local(connection.run(stop.clone()));
+                    }
+                    // Closing says at once what silence would say late.
+                    Err(Full::Total) => resolver.cells.event(Event::LimitConnections),
+                    Err(Full::Client) => resolver.cells.event(Event::LimitClientConnections),
+                }
+            }
+            Err(error) if is_shortage(&error) => sleep(NO_DESCRIPTORS).await,
+            // The connection ended before it was accepted.
+            Err(_) => {}
+        }
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// What arrived from a client and what goes back.
+struct Connection {
+    stream: TcpStream,
+    client: Client,
+    resolver: Rc<Resolver>,
+    in_flight: InFlight,
+    gate: Arc<Gate>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    waiting: usize,
+    replies: (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>),
+    /// When the message began that is not whole yet, or the last one ended.
+    since: Instant,
+    /// No more queries are taken.
+    ending: bool,
+    /// Where a reply is made; one for all connections of a worker.
+    scratch: Scratch,
+    _place: Place,
+}
+
+impl Connection {
+    fn new(
+        stream: TcpStream,
+        client: Client,
+        resolver: &Rc<Resolver>,
+        in_flight: &InFlight,
+        gate: &Arc<Gate>,
+        scratch: &Scratch,
+        place: Place,
+    ) -> Connection {
+        // Answers are written whole; waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        Connection {
+            stream,
+            client,
+            resolver: Rc::clone(resolver),
+            in_flight: in_flight.clone(),
+            gate: Arc::clone(gate),
+            input: Vec::with_capacity(2048),
+            output: Vec::new(),
+            waiting: 0,
+            replies: mpsc::channel(MAX_PIPELINED),
+            since: Instant::now(),
+            ending: false,
+            scratch: Rc::clone(scratch),
+            _place: place,
+        }
+    }
+
+    async fn run(mut self, mut stop: Stop) {
+        loop {
+            self.answer_whole_messages();
+            if !self.output.is_empty() {
+                let guard = self.in_flight.begin();
+                if !matches!(timeout(WRITE, self.stream.write_all(&self.output)).await, Ok(Ok(()))) {
+                    return;
+                }
+                drop(guard);
+                self.output.clear();
+                continue;
+            }
+            if self.ending && self.waiting == 0 {
+                let _ = self.stream.shutdown().await;
+                return;
+            }
+            let reads = !self.ending && self.waiting < MAX_PIPELINED;
+            let deadline = self.deadline();
+            tokio::select! {
+                read = self.stream.read_buf(&mut self.input), if reads => match read {
+                    // A half-closed connection still takes its answers (RFC 7766 section 6.2.4).
+                    Ok(0) | Err(_) => self.ending = true,
+                    Ok(_) => {}
+                },
+                Some(reply) = self.replies.1.recv() => self.take(&reply),
+                () = sleep_until(deadline), if self.waiting == 0 => return,
+                () = stop.wait(), if !self.ending => self.last_input(),
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let busy = self.gate.count() > MAX_CONNECTIONS / 2;
+        self.since
+            + match self.input.is_empty() {
+                false => WHOLE_MESSAGE,
+                true if busy => IDLE_UNDER_LOAD,
+                true => IDLE,
+            }
+    }
+
+    /// Answers the messages that are whole, as far as their replies may wait.
+    fn answer_whole_messages(&mut self) {
+        let resolver = Rc::clone(&self.resolver);
+        let batch = resolver.batch();
+        let input = std::mem::take(&mut self.input);
+        let mut rest = &input[..];
+        while self.waiting < MAX_PIPELINED && self.output.len() < MAX_GATHERED {
+            let Some((length, tail)) = rest.split_first_chunk::<2>() else { break };
+            let length = usize::from(u16::from_be_bytes(*length));
+            if length > MAX_QUERY {
+                // No query is that long: the stream is not what it claims to be.
+                self.ending = true;
+                rest = &[];
+                break;
+            }
+            let Some(message) = tail.get(..length) else { break };
+            rest = tail.get(length..).unwrap_or_default();
+            self.answer(message, &batch);
+            self.since = Instant::now();
+        }
+        let taken = input.len() - rest.len();
+        self.input = input;
+        if self.input.len() == taken {
+            self.input.clear();
+        } else if taken > 0 {
+            self.input.drain(..taken);
+        }
+    }
+
+    fn answer(&mut self, message: &[u8], batch: &crate::resolve::Batch<'_>) {
+        let scratch = Rc::clone(&self.scratch);
+        let mut scratch = scratch.borrow_mut();
+        let out = &mut scratch[..];
+        match catch_unwind(AssertUnwindSafe(|| self.resolver.answer(message, self.client, batch, out))) {
+            Ok(Outcome::Reply(length)) => self.gather(scratch.get(..length).unwrap_or_default()),
+            // What is no query has no place on a connection of queries.
+            Ok(Outcome::Silence) => self.ending = true,
+            Ok(Outcome::Miss(miss)) => {
+                self.waiting += 1;
+                let (replies, guard) = (self.replies.0.clone(), self.in_flight.begin());
+                tokio::task::spawn_local(reply_later(Rc::clone(&self.resolver), miss, replies, guard));
+            }
+            Err(_) => {
+                self.resolver.cells.event(Event::Panic);
+                self.ending = true;
+            }
+        }
+    }
+
+    fn take(&mut self, reply: &[u8]) {
+        self.waiting -= 1;
+        self.since = Instant::now();
+        self.gather(reply);
+    }
+
+    fn gather(&mut self, reply: &[u8]) {
+        if let Ok(length) = u16::try_from(reply.len())
+            && length > 0
+        {
+            self.output.extend_from_slice(&length.to_be_bytes());
+            self.output.extend_from_slice(reply);
+        }
+    }
+
+    /// Takes what has arrived already, for the last time.
+    fn last_input(&mut self) {
+        while self.input.len() < MAX_GATHERED && matches!(self.stream.try_read_buf(&mut self.input), Ok(1..)) {}
+        self.ending = true;
+    }
+}
+
+/// Tells a connection that one of its questions has ended, with the reply if there is one, also after a panic.
+struct Told {
+    replies: mpsc::Sender<Vec<u8>>,
+    reply: Vec<u8>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // The channel has a place for each question that may wait; without a receiver nobody cares.
+        let _ = self.replies.try_send(std::mem::take(&mut self.reply));
+    }
+}
+
+async fn reply_later(resolver: Rc<Resolver>, miss: Box<miss::Miss>, replies: mpsc::Sender<Vec<u8>>, _guard: Guard) {
+    let mut told = Told { replies, reply: Vec::new() };
+    told.reply = miss::answer(resolver, miss).await;
+}

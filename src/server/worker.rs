@@ -1,0 +1,70 @@
+//! A worker: one thread, one core's share of every address, one current-thread runtime.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use super::sockets::WorkerSockets;
+use super::stop::{GRACE, InFlight, Stop};
+use super::{tcp, udp};
+use crate::observe::cells::Cells;
+use crate::resolve::{Resolver, Shared};
+use crate::upstream::Outbound;
+use crate::upstream::admission::Gate;
+
+/// What a worker is given.
+pub struct Job {
+    /// Its sockets.
+    pub sockets: WorkerSockets,
+    /// What it shares with the other workers.
+    pub shared: Arc<Shared>,
+    /// Bounds the connections of all workers.
+    pub connections: Arc<Gate>,
+    /// Its counters.
+    pub cells: Arc<Cells>,
+    /// When to stop.
+    pub stop: Stop,
+    /// Dropped when the worker takes queries.
+    pub listening: Sender<()>,
+}
+
+/// Starts a worker's thread.
+///
+/// # Errors
+/// What the system said when it refused one.
+pub fn start(number: usize, job: Job) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        LocalSet::new().block_on(&runtime, work(job))
+    })
+}
+
+async fn work(job: Job) -> io::Result<()> {
+    let Job { sockets, shared, connections, cells, stop, listening } = job;
+    let outbound = Outbound::new(shared.upstreams.zones.servers());
+    let resolver = Rc::new(Resolver { shared, outbound, cells });
+    let in_flight = InFlight::default();
+    let mut serving = tokio::task::JoinSet::new();
+    for socket in sockets.udp {
+        serving.spawn_local(udp::serve(socket, Rc::clone(&resolver), in_flight.clone(), stop.clone()));
+    }
+    for listener in sockets.tcp {
+        let (resolver, gate) = (Rc::clone(&resolver), Arc::clone(&connections));
+        serving.spawn_local(tcp::serve(listener, resolver, gate, in_flight.clone(), stop.clone()));
+    }
+    // Dropping it is the word: whoever waits counts the ends.
+    drop(listening);
+    while let Some(ended) = serving.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    // Connections that still write their last replies.
+    let _ = timeout(GRACE, in_flight.none()).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! What is remembered of a server: how fast and whether it answers, if it echoes letter case, if it knows EDNS.
+//!
+//! The deciding parts are plain state that is told the time. Letter case (0x20) goes through these states:
+//!
+//! ```text
+//! Learning(n) --echoed--> Learning(n+1) ... --8th--> On
+//!      any    --reply in other case, TCP says the same, 3rd time--> Off for an hour --> Learning(0)
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How a server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Datagrams, TCP for what does not fit.
+    Udp,
+    /// A stream from the start.
+    Tcp,
+}
+
+impl Transport {
+    /// The name in URLs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        }
+    }
+}
+
+/// Where a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// Its address and port.
+    pub addr: SocketAddr,
+}
+
+/// Why a try with a server came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryFailure {
+    /// No reply in time.
+    Timeout,
+    /// The network or the host refused it.
+    Unreachable,
+    /// It answered that it could not resolve the question, or that it does not serve it.
+    Rcode,
+    /// A reply that matched and could not be read.
+    Malformed,
+    /// A reply that differed from the question in letter case.
+    Case,
+    /// A reply that belonged to no question.
+    Unmatched,
+}
+
+impl TryFailure {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [TryFailure; 6] = [
+        TryFailure::Timeout,
+        TryFailure::Unreachable,
+        TryFailure::Rcode,
+        TryFailure::Malformed,
+        TryFailure::Case,
+        TryFailure::Unmatched,
+    ];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            TryFailure::Timeout => "timeout",
+            TryFailure::Unreachable => "unreachable",
+            TryFailure::Rcode => "rcode",
+            TryFailure::Malformed => "malformed",
+            TryFailure::Case => "case",
+            TryFailure::Unmatched => "unmatched",
+        }
+    }
+}
+
+/// A server and what is known of it, shared by all workers.
+pub struct Server {
+    /// Its number, the index into each worker's sockets.
+    pub number: usize,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    state: Mutex<Health>,
+    questions: [AtomicU64; 2],
+    failures: [AtomicU64; TryFailure::ALL.len()],
+}
+
+impl Server {
+    /// A server of which nothing is known yet.
+    pub fn new(number: usize, endpoint: Endpoint) -> Server {
+        Server {
+            number,
+            endpoint,
+            state: Mutex::new(Health::default()),
+            questions: Default::default(),
+            failures: Default::default(),
+        }
+    }
+
+    /// What is known of it. Held for a few loads and stores, never over an await.
+    pub fn health(&self) -> MutexGuard<'_, Health> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a question that went out.
+    pub fn asked(&self, over: Transport) {
+        self.questions[over as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a try that came to nothing.
+    pub fn failed(&self, why: TryFailure, now: Instant) {
+        self.failures[why as usize].fetch_add(1, Ordering::Relaxed);
+        if matches!(why, TryFailure::Timeout | TryFailure::Unreachable | TryFailure::Rcode) {
+            self.health().failed(now, rand::random());
+        }
+    }
+
+    /// Questions sent over UDP and over TCP.
+    pub fn questions(&self) -> [(Transport, u64); 2] {
+        [Transport::Udp, Transport::Tcp]
+            .map(|over| (over, self.questions[over as usize].load(Ordering::Relaxed)))
+    }
+
+    /// Failed tries by reason.
+    pub fn failures(&self) -> [(TryFailure, u64); TryFailure::ALL.len()] {
+        TryFailure::ALL.map(|why| (why, self.failures[why as usize].load(Ordering::Relaxed)))
+    }
+}
+
+/// Failures in a row after which a server is asked last.
+const FAILURES_TO_AVOID: u32 = 3;
+/// For how long a failing server is avoided first; it doubles.
+const FIRST_AVOID: Duration = Duration::from_millis(250);
+/// The longest a failing server is avoided.
+const LONGEST_AVOID: Duration = Duration::from_secs(10);
+/// Mixed-case questions that must come back as sent before a difference counts as a forgery.
+const ECHOES_TO_TRUST: u8 = 8;
+/// Replies in other case with an equal answer over TCP, after which the server is taken to change case itself.
+const CASE_CHANGES: u8 = 3;
+/// For how long a server is asked in lower case, or without EDNS, before it is tried again.
+const RELEARN: Duration = Duration::from_secs(3600);
+/// For how long a server that leads back here is left alone.
+const LOOP_PAUSE: Duration = Duration::from_secs(300);
+
+/// What is known of a server.
+#[derive(Debug, Default)]
+pub struct Health {
+    latency: Option<Duration>,
+    failures: u32,
+    avoid_until: Option<Instant>,
+    is_own: bool,
+    loop_until: Option<Instant>,
+    plain_until: Option<Instant>,
+    echoes: u8,
+    case_changes: u8,
+    lower_until: Option<Instant>,
+}
+
+impl Health {
+    /// The server answered a question after `latency`.
+    pub fn answered(&mut self, latency: Duration) {
+        self.failures = 0;
+        self.avoid_until = None;
+        // An eighth of each new value, as TCP smooths its round trips (RFC 6298 section 2.3).
+        self.latency = Some(self.latency.map_or(latency, |before| (before * 7 + latency) / 8));
+    }
+
+    fn failed(&mut self, now: Instant, random: u32) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(over) = self.failures.checked_sub(FAILURES_TO_AVOID) {
+            let pause = FIRST_AVOID.saturating_mul(1 << over.min(8)).min(LONGEST_AVOID);
+            // Between half and the whole, so that workers and nodes do not return together.
+            let jitter = pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0);
+            self.avoid_until = Some(now + jitter);
+        }
+    }
+
+    /// True where others should be asked first.
+    pub fn is_avoided(&self, now: Instant) -> bool {
+        self.avoid_until.is_some_and(|until| now < until)
+    }
+
+    /// The smoothed time to an answer; nothing is known before the first.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    /// The server's address is this process's own.
+    pub fn is_ourselves(&mut self) {
+        self.is_own = true;
+    }
+
+    /// The server was seen to lead back to this process.
+    pub fn loops(&mut self, now: Instant) {
+        self.loop_until = Some(now + LOOP_PAUSE);
+    }
+
+    /// True while the server must not be asked at all.
+    pub fn is_loop(&self, now: Instant) -> bool {
+        self.is_own || self.loop_until.is_some_and(|until| now < until)
+    }
+
+    /// The server does not know EDNS (RFC 6891 section 6.2.2).
+    pub fn lacks_edns(&mut self, now: Instant) {
+        self.plain_until = Some(now + RELEARN);
+    }
+
+    /// True where questions carry an OPT record.
+    pub fn takes_edns(&self, now: Instant) -> bool {
+        self.plain_until.is_none_or(|until| now >= until)
+    }
+
+    /// True where questions go out in mixed case.
+    pub fn mixes_case(&self, now: Instant) -> bool {
+        self.lower_until.is_none_or(|until| now >= until)
+    }
+
+    /// True where a reply in another case is a forgery unless TCP says the same.
+    pub fn trusts_case(&self) -> bool {
+        self.echoes >= ECHOES_TO_TRUST
+    }
+
+    /// A mixed-case question came back as sent.
+    pub fn echoed_case(&mut self) {
+        self.echoes = self.echoes.saturating_add(1).min(ECHOES_TO_TRUST);
+    }
+
+    /// A reply in another case said what TCP said too.
+    pub fn changed_case(&mut self, now: Instant) {
+        self.case_changes += 1;
+        if self.case_changes >= CASE_CHANGES {
+            (self.case_changes, self.echoes) = (0, 0);
+            self.lower_until = Some(now + RELEARN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_goes_off_after_three_confirmed_changes_and_comes_back() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        (0..8).for_each(|_| health.echoed_case());
+        assert!(health.trusts_case());
+        for _ in 0..2 {
+            health.changed_case(now);
+            assert!(health.mixes_case(now));
+        }
+        health.changed_case(now);
+        assert!(!health.mixes_case(now) && !health.trusts_case());
+        assert!(health.mixes_case(now + RELEARN));
+    }
+
+    #[test]
+    fn a_failing_server_is_avoided_for_longer_and_longer_and_forgiven_at_once() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        (0..2).for_each(|_| health.failed(now, u32::MAX));
+        assert!(!health.is_avoided(now));
+        health.failed(now, u32::MAX);
+        assert!(health.is_avoided(now) && !health.is_avoided(now + FIRST_AVOID));
+        (0..20).for_each(|_| health.failed(now, u32::MAX));
+        assert!(health.is_avoided(now + LONGEST_AVOID / 2) && !health.is_avoided(now + LONGEST_AVOID));
+        health.answered(Duration::from_millis(1));
+        assert!(!health.is_avoided(now));
+    }
+
+    #[test]
+    fn latency_is_smoothed() {
+        let mut health = Health::default();
+        health.answered(Duration::from_millis(8));
+        health.answered(Duration::from_millis(16));
+        assert_eq!(health.latency(), Some(Duration::from_millis(9)));
+    }
+}

@@ -1,0 +1,76 @@
+//! Hops 6 and 7: one question to the servers of its zone, inside limits, believed only where it matches.
+//!
+//! [`zones`] says who is responsible, [`admission`] joins equal questions and bounds what waits, [`exchange`]
+//! tries servers one after another, [`udp`] and [`tcp`] carry the packets, [`health`] remembers how servers
+//! behave, [`loops`] notices when a server is ourselves. Nothing here knows of caches or search lists.
+
+pub mod admission;
+pub mod exchange;
+pub mod health;
+pub mod loops;
+pub mod matching;
+pub mod tcp;
+pub mod udp;
+pub mod zones;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use health::Server;
+use zones::Zones;
+
+/// A question to be asked upstream.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// QNAME in lower case, QTYPE and QCLASS, in wire form.
+    pub octets: Box<[u8]>,
+    /// DNSSEC records are wanted.
+    pub dnssec_ok: bool,
+    /// Validation is left to whoever asks.
+    pub checking_disabled: bool,
+}
+
+impl Question {
+    /// The QNAME in lower case, in wire form.
+    pub fn qname(&self) -> &[u8] {
+        self.octets.get(..self.octets.len().saturating_sub(4)).unwrap_or(&[])
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No server answered in time.
+    #[error("no upstream server answered in time")]
+    TimedOut,
+    /// Every server that was tried could not be reached.
+    #[error("the network refused every upstream server")]
+    Unreachable,
+    /// Every server of the zone leads back to this process.
+    #[error("every upstream server leads back here")]
+    Loop,
+}
+
+/// What all workers share: zones and what is known of their servers.
+pub struct Upstreams {
+    /// Which servers are asked for which names.
+    pub zones: Zones,
+    /// Names sent out to see whether they come back.
+    pub nonces: loops::Nonces,
+}
+
+/// One worker's sockets and connections to the servers.
+pub struct Outbound {
+    udp: Vec<udp::Pool>,
+    tcp: Vec<Rc<tcp::Client>>,
+}
+
+impl Outbound {
+    /// Nothing is open before the first question.
+    pub fn new(servers: &[Arc<Server>]) -> Outbound {
+        Outbound {
+            udp: servers.iter().map(|server| udp::Pool::new(server.endpoint.addr)).collect(),
+            tcp: servers.iter().map(|server| Rc::new(tcp::Client::new(server.endpoint.addr))).collect(),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Questions to one server over UDP: a rotating pool of connected sockets with ports the kernel draws at random.
+//!
+//! A connected socket takes datagrams from that address and port alone; on top of it ID, question and letter case
+//! must match (RFC 5452). A socket serves a bounded number of questions for a bounded time and is then
+//! replaced, so that a port that was found out is soon worth nothing. What does not match is dropped and the wait goes
+//! on: the true reply may still come.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::matching::{self, Match};
+
+/// Sockets of one worker for one server that take new questions.
+pub const POOL: usize = 8;
+/// Questions a socket serves before it is replaced.
+pub const MAX_QUESTIONS: u32 = 128;
+/// For how long a socket serves.
+const MAX_AGE: Duration = Duration::from_secs(5);
+/// The largest reply taken: four times what we offer, for servers that do not listen.
+const BUFFER: usize = 4096;
+
+/// What came of a try.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A message that matches letter by letter.
+    Reply(Vec<u8>),
+    /// A message that matches but for letter case.
+    CaseDiffers(Vec<u8>),
+    /// A message from the right place that matches nothing sent there.
+    Unmatched,
+    /// The network or the host refused the question.
+    Refused(io::ErrorKind),
+}
+
+/// The receiving end of an exchange's tries; the number tells which try it was.
+pub type Arrivals = mpsc::Sender<(usize, Arrival)>;
+
+/// The sockets.
+pub struct Pool {
+    server: SocketAddr,
+    sockets: RefCell<Vec<Rc<Socket>>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(server: SocketAddr) -> Pool {
+        Pool { server, sockets: RefCell::default() }
+    }
+
+    /// Sends a query under an ID that is free on its socket; replies go to `arrivals` until the ticket is dropped.
+    ///
+    /// # Errors
+    /// What the system said when a socket was made or used.
+    pub fn send(&self, mut query: Vec<u8>, question: &[u8], number: usize, arrivals: Arrivals) -> io::Result<Ticket> {
+        let socket = self.socket()?;
+        let id = socket.free_id().ok_or(io::ErrorKind::ResourceBusy)?;
+        crate::wire::put(&mut query, 0, &id.to_be_bytes());
+        let waiting = Try { sent: question.into(), number, arrivals };
+        socket.waiting.borrow_mut().insert(id, waiting);
+        let ticket = Ticket { socket: Rc::clone(&socket), id };
+        match socket2::SockRef::from(&socket.io).send(&query) {
+            // A full send buffer is a lost packet: the next try is near.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(ticket),
+        }
+    }
+
+    /// A socket that may take one more question: a new one while the pool is not full, else one at random.
+    fn socket(&self) -> io::Result<Rc<Socket>> {
+        let mut sockets = self.sockets.borrow_mut();
+        sockets.retain(|socket| !socket.retired.get());
+        if sockets.len() < POOL {
+            let socket = Rc::new(Socket::open(self.server)?);
+            sockets.push(Rc::clone(&socket));
+            tokio::task::spawn_local(receive(Rc::clone(&socket)));
+        }
+        let index = rand::random_range(0..sockets.len());
+        let socket = sockets.get(index).cloned().ok_or(io::ErrorKind::NotFound)?;
+        socket.questions.set(socket.questions.get() + 1);
+        if socket.questions.get() >= MAX_QUESTIONS {
+            socket.retired.set(true);
+        }
+        Ok(socket)
+    }
+}
+
+struct Try {
+    sent: Box<[u8]>,
+    number: usize,
+    arrivals: Arrivals,
+}
+
+struct Socket {
+    io: UdpSocket,
+    waiting: RefCell<HashMap<u16, Try>>,
+    questions: Cell<u32>,
+    retired: Cell<bool>,
+    idle: Notify,
+    born: Instant,
+}
+
+impl Socket {
+    fn open(server: SocketAddr) -> io::Result<Socket> {
+        let own: SocketAddr = match server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(server),
+            socket2::Type::DGRAM.nonblocking(),
+            Some(socket2::Protocol::UDP),
+        )?;
+        socket.bind(&own.into())?;
+        socket.connect(&server.into())?;
+        Ok(Socket {
+            io: UdpSocket::from_std(socket.into())?,
+            waiting: RefCell::default(),
+            questions: Cell::new(0),
+            retired: Cell::new(false),
+            idle: Notify::new(),
+            born: Instant::now(),
+        })
+    }
+
+    /// An ID of which no question waits here; there are 65,536 for at most [`MAX_QUESTIONS`].
+    fn free_id(&self) -> Option<u16> {
+        let waiting = self.waiting.borrow();
+        (0..64).map(|_| rand::random()).find(|id| !waiting.contains_key(id))
+    }
+
+    fn dispatch(&self, message: &[u8]) {
+        let waiting = self.waiting.borrow();
+        let Some(one) = matching::id(message).and_then(|id| waiting.get(&id)) else {
+            // Nobody can be told that owns this; the next to look counts it.
+            waiting.values().take(1).for_each(|any| any.tell(Arrival::Unmatched));
+            return;
+        };
+        one.tell(match matching::compare(message, &one.sent) {
+            Match::Exact => Arrival::Reply(message.to_vec()),
+            Match::CaseDiffers => Arrival::CaseDiffers(message.to_vec()),
+            Match::No => Arrival::Unmatched,
+        });
+    }
+
+    fn refused(&self, kind: io::ErrorKind) {
+        self.waiting.borrow().values().for_each(|one| one.tell(Arrival::Refused(kind)));
+    }
+}
+
+impl Try {
+    fn tell(&self, arrival: Arrival) {
+        // A full channel means that more came than any exchange can use: the surplus is no answer.
+        let _ = self.arrivals.try_send((self.number, arrival));
+    }
+}
+
+/// Reads a socket until it is retired and nobody waits on it.
+async fn receive(socket: Rc<Socket>) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let retire = async {
+            match socket.retired.get() {
+                true => socket.idle.notified().await,
+                false => tokio::time::sleep_until(socket.born + MAX_AGE).await,
+            }
+        };
+        tokio::select! {
+            ready = socket.io.readable() => if ready.is_err() { return },
+            () = retire => socket.retired.set(true),
+        }
+        loop {
+            match socket.io.try_recv(&mut buffer) {
+                Ok(length) => socket.dispatch(buffer.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // ICMP says that nobody is there, on behalf of everything sent from this socket.
+                Err(error) => socket.refused(error.kind()),
+            }
+        }
+        if socket.retired.get() && socket.waiting.borrow().is_empty() {
+            return;
+        }
+    }
+}
+
+/// A question that waits on a socket; dropping it ends the wait.
+pub struct Ticket {
+    socket: Rc<Socket>,
+    id: u16,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.socket.waiting.borrow_mut().remove(&self.id);
+        if self.socket.retired.get() && self.socket.waiting.borrow().is_empty() {
+            self.socket.idle.notify_one();
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What goes back to a client: a stored answer patched into place, or an error that says enough.
+
+use super::answer::record_end;
+use super::edns::{self, COOKIE_OPTION_LEN, ClientEdns, OPT_LEN};
+use super::header::{Flags, HEADER_LEN, Header};
+use super::iana::{CLASS_IN, Rcode, rtype};
+use super::{put, u16_at, u32_at};
+
+/// Largest message over TCP: what its two length octets can say (RFC 1035 section 4.2.2).
+pub const MAX_MESSAGE: usize = 65_535;
+
+/// What of a query shapes its reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'p> {
+    /// The query's ID.
+    pub id: u16,
+    /// The query's flags: RD and CD come back as asked.
+    pub flags: Flags,
+    /// QNAME, QTYPE and QCLASS as spelled; empty where they could not be read or do not belong back.
+    pub question: &'p [u8],
+    /// The query's OPT; a reply has one if and only if the query had (RFC 6891 section 6.1.1).
+    pub edns: Option<ClientEdns>,
+    /// Our half of the cookie for this client, where it sent one.
+    pub server_cookie: Option<[u8; 16]>,
+}
+
+impl Asked<'_> {
+    fn wants_ad(&self) -> bool {
+        self.flags.has(Flags::AD) || self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    fn cookie(&self) -> Option<[u8; COOKIE_OPTION_LEN]> {
+        Some(edns::cookie_option(self.edns?.cookie?, self.server_cookie?))
+    }
+
+    fn opt_len(&self, ede: &[u8]) -> usize {
+        match self.edns {
+            Some(_) => OPT_LEN + self.cookie().map_or(0, |cookie| cookie.len()) + ede.len(),
+            None => 0,
+        }
+    }
+
+    fn append_opt(&self, out: &mut [u8], at: usize, rcode: Rcode, ede: &[u8]) -> Option<usize> {
+        let Some(client) = self.edns else { return Some(at) };
+        let cookie = self.cookie();
+        let cookie = cookie.as_ref().map_or(&[][..], |cookie| &cookie[..]);
+        edns::write_opt(out, at, rcode, client.dnssec_ok, [cookie, ede])
+    }
+}
+
+/// A stored answer, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'e> {
+    /// Header, question and records without OPT.
+    pub wire: &'e [u8],
+    /// Where the TTLs stand, two octets each, big-endian, in order.
+    pub ttl_offsets: &'e [u8],
+    /// Extended-error options.
+    pub ede: &'e [u8],
+    /// The response code with its EDNS bits.
+    pub rcode: Rcode,
+}
+
+impl Said<'_> {
+    fn ttl_offsets(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ttl_offsets.chunks_exact(2).filter_map(|pair| u16_at(pair, 0)).map(usize::from)
+    }
+}
+
+/// Octets that hold the whole reply, whatever it is.
+pub fn room(asked: &Asked<'_>, said: &Said<'_>) -> usize {
+    (said.wire.len() + asked.opt_len(said.ede)).min(MAX_MESSAGE)
+}
+
+/// Writes a stored answer for this query, `age` seconds old, into at most all of `out`; the length written.
+///
+/// Where it does not fit, as many whole records as do are sent beside TC, for clients that have no TCP. Zero
+/// means that not even the question fits, which no transport's limit allows.
+#[inline]
+pub fn write(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, age: u32) -> usize {
+    let fits = said.wire.len() + asked.opt_len(said.ede) <= out.len();
+    let written = if fits { write_whole(out, asked, said, age) } else { write_cut(out, asked, said, age) };
+    written.unwrap_or(0)
+}
+
+fn write_whole(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, age: u32) -> Option<usize> {
+    put(out, 0, said.wire).then_some(())?;
+    finish(out, asked, said, 0)?;
+    age_ttls(out, said.ttl_offsets(), age)?;
+    asked.append_opt(out, said.wire.len(), sent_rcode(asked, said), said.ede)
+}
+
+/// Extended errors longer than this give way to records where there is no room for both.
+const EDE_BEFORE_RECORDS: usize = 64;
+
+fn write_cut(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, age: u32) -> Option<usize> {
+    let ede = if said.ede.len() > EDE_BEFORE_RECORDS { &[][..] } else { said.ede };
+    let room = out.len().checked_sub(asked.opt_len(ede))?;
+    let mut end = HEADER_LEN + asked.question.len();
+    let mut whole = 0u16;
+    for ttl_at in said.ttl_offsets() {
+        let record_end = record_end(said.wire, ttl_at);
+        if record_end > room {
+            break;
+        }
+        (end, whole) = (record_end, whole + 1);
+    }
+    put(out, 0, said.wire.get(..end)?).then_some(())?;
+
+    let header = Header::read(said.wire)?;
+    let answers = header.answers.min(whole);
+    let authorities = header.authorities.min(whole - answers);
+    let additionals = header.additionals.min(whole - answers - authorities);
+    for (at, count) in [(6, answers), (8, authorities), (10, additionals)] {
+        put(out, at, &count.to_be_bytes());
+    }
+    // RFC 2181 section 9: additional data that is left out is no truncation.
+    let cut = answers < header.answers || authorities < header.authorities;
+    finish(out, asked, said, if cut { Flags::TC } else { 0 })?;
+    age_ttls(out, said.ttl_offsets().take(usize::from(whole)), age)?;
+    asked.append_opt(out, end, sent_rcode(asked, said), ede)
+}
+
+/// Without EDNS a code beyond 15 cannot be said; its low bits alone would be another code.
+fn sent_rcode(asked: &Asked<'_>, said: &Said<'_>) -> Rcode {
+    if said.rcode.high() != 0 && asked.edns.is_none() { Rcode::SERVFAIL } else { said.rcode }
+}
+
+/// Sets ID, flags, question and the count of additional records.
+fn finish(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, truncated: u16) -> Option<()> {
+    let kept = if asked.wants_ad() { Flags::AD } else { 0 };
+    let said_flags = u16_at(said.wire, 2)?;
+    let flags = Flags::QR
+        | Flags::RA
+        | truncated
+        | (asked.flags.0 & (Flags::RD | Flags::CD))
+        | (said_flags & kept)
+        | u16::from(sent_rcode(asked, said).low());
+    put(out, 0, &asked.id.to_be_bytes());
+    put(out, 2, &flags.to_be_bytes());
+    put(out, HEADER_LEN, asked.question);
+    if asked.edns.is_some() {
+        let additionals = u16_at(out, 10)?.checked_add(1)?;
+        put(out, 10, &additionals.to_be_bytes());
+    }
+    Some(())
+}
+
+fn age_ttls(out: &mut [u8], offsets: impl Iterator<Item = usize>, age: u32) -> Option<()> {
+    if age == 0 {
+        return Some(());
+    }
+    for at in offsets {
+        let ttl = u32_at(out, at)?.saturating_sub(age);
+        put(out, at, &ttl.to_be_bytes());
+    }
+    Some(())
+}
+
+/// Writes an answer without records: header, the question if it can be given back, OPT, extended errors.
+pub fn write_error(out: &mut [u8], asked: &Asked<'_>, rcode: Rcode, ede: &[u8]) -> usize {
+    let opcode = asked.flags.0 & 0x7800;
+    // A kind of query that is not served gets no flag back: nothing about it was understood.
+    let kept = if opcode == 0 { Flags::RA | (asked.flags.0 & (Flags::RD | Flags::CD)) } else { 0 };
+    let header = Header {
+        id: asked.id,
+        flags: Flags(Flags::QR | opcode | kept | u16::from(rcode.low())),
+        questions: u16::from(!asked.question.is_empty()),
+        answers: 0,
+        authorities: 0,
+        additionals: u16::from(asked.edns.is_some()),
+    };
+    let end = HEADER_LEN + asked.question.len();
+    if !put(out, 0, &header.octets()) || !put(out, HEADER_LEN, asked.question) {
+        return 0;
+    }
+    asked.append_opt(out, end, rcode, ede).unwrap_or(0)
+}
+
+/// TTL of the answer to ANY, long because it never changes (RFC 8482 section 4.2).
+const ANY_TTL: u32 = 3600;
+
+/// Writes the answer to a question for ANY of which nothing is cached: one HINFO (RFC 8482 section 4.2).
+pub fn write_hinfo(out: &mut [u8], asked: &Asked<'_>) -> usize {
+    const RDATA: &[u8] = b"\x07RFC8482\x00";
+    let mut wire = vec![0; HEADER_LEN];
+    put(&mut wire, 4, &[0, 1, 0, 1]);
+    wire.extend_from_slice(asked.question);
+    wire.extend_from_slice(&[0xc0, HEADER_LEN as u8]);
+    wire.extend_from_slice(&rtype::HINFO.to_be_bytes());
+    wire.extend_from_slice(&CLASS_IN.to_be_bytes());
+    let ttl_at = wire.len() as u16;
+    wire.extend_from_slice(&ANY_TTL.to_be_bytes());
+    wire.extend_from_slice(&(RDATA.len() as u16).to_be_bytes());
+    wire.extend_from_slice(RDATA);
+    let said = Said { wire: &wire, ttl_offsets: &ttl_at.to_be_bytes(), ede: &[], rcode: Rcode::NOERROR };
+    write(out, asked, &said, 0)
+}
