@@ -191,6 +191,7 @@ impl Places<'_> {
         let mut key = key.join(".");
         let message = error.inner().message();
         let allowed = match message.split_once("expected ") {
+            Some((_, keys)) if message.starts_with("unknown field") => format!("the keys {}", keys.replace("one of ", "")),
             Some((_, expected)) => readable(expected),
             None => message.to_string(),
         };
@@ -214,6 +215,6 @@ fn readable(expected: &str) -> String {
         "i64" => "a whole number".into(),
         "a string" => "a text in quotes".into(),
         "a sequence" => "a list of texts, such as [\"one\", \"two\"]".into(),
-        other => other.replace("one of ", "one of the keys "),
+        other => other.into(),
     }
 }

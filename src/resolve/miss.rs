@@ -108,7 +108,7 @@ async fn fly(
     let Some(zone) = shared.upstreams.zones.find(question.qname()) else {
         return lead.land(keep(failure(&question, Failure::Unreachable)));
     };
-    let mut exchange = std::pin::pin!(exchange::ask(&resolver.outbound, zone, &question));
+    let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, &question));
     let suspect = match timeout(DEADLINE, &mut exchange).await {
         Ok(Ok(answer)) => {
             let suspect = answer.kind == Kind::Failure && lead.is_suspect();
@@ -212,6 +212,6 @@ async fn look_for_loop(resolver: &Resolver, zone: &Zone) {
         let Some(label) = label.filter(|_| zone.name.as_wire().len() + 33 <= 255) else { continue };
         let tail = [rtype::A.to_be_bytes(), CLASS_IN.to_be_bytes()].concat();
         let question = [&[32][..], &label, zone.name.as_wire(), &tail].concat();
-        exchange::probe(&resolver.outbound, server, &question).await;
+        exchange::probe(&*resolver.carrier, server, &question).await;
     }
 }

@@ -14,7 +14,7 @@ use crate::cache::ttl::Moment;
 use crate::clock::Clock;
 use crate::observe::cells::{Cells, Family, Proto};
 use crate::upstream::admission::{Flights, Gate};
-use crate::upstream::{Outbound, Upstreams};
+use crate::upstream::{Carrier, Upstreams};
 
 /// What all workers share.
 pub struct Shared {
@@ -36,8 +36,8 @@ pub struct Shared {
 pub struct Resolver {
     /// What it shares with the others.
     pub shared: Arc<Shared>,
-    /// Its sockets to the servers.
-    pub outbound: Outbound,
+    /// What carries its questions to the servers.
+    pub carrier: Box<dyn Carrier>,
     /// Its counters.
     pub cells: Arc<Cells>,
 }

@@ -47,8 +47,8 @@ pub fn start(number: usize, job: Job) -> io::Result<JoinHandle<io::Result<()>>> 
 
 async fn work(job: Job) -> io::Result<()> {
     let Job { sockets, shared, connections, cells, stop, listening } = job;
-    let outbound = Outbound::new(shared.upstreams.zones.servers());
-    let resolver = Rc::new(Resolver { shared, outbound, cells });
+    let carrier = Box::new(Outbound::new(shared.upstreams.zones.servers()));
+    let resolver = Rc::new(Resolver { shared, carrier, cells });
     let in_flight = InFlight::default();
     let mut serving = tokio::task::JoinSet::new();
     for socket in sockets.udp {

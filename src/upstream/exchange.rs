@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::health::{Server, Transport, TryFailure};
-use super::udp::{Arrival, Arrivals, Ticket};
+use super::udp::{Arrival, Arrivals};
 use super::zones::Zone;
-use super::{Failure, Outbound, Question, matching};
+use super::{Carrier, Failure, Question, Ticket, matching};
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::edns;
 use crate::wire::header::{Flags, HEADER_LEN, Header};
@@ -35,14 +35,14 @@ const ARRIVALS: usize = 8;
 ///
 /// # Errors
 /// [`Failure`] where none of them gave an answer that could be passed on.
-pub async fn ask(outbound: &Outbound, zone: &Zone, question: &Question) -> Result<Answer, Failure> {
+pub async fn ask(carrier: &dyn Carrier, zone: &Zone, question: &Question) -> Result<Answer, Failure> {
     let start = Instant::now();
     let servers = order(&zone.servers, start);
     if servers.is_empty() {
         return Err(Failure::Loop);
     }
-    let (arrivals, mut arrived) = mpsc::channel(ARRIVALS);
-    let mut tries = Tries { outbound, question, servers, arrivals, made: vec![], weak: None, refused: 0 };
+    let (exchange, mut arrived) = mpsc::channel(ARRIVALS);
+    let mut tries = Tries { carrier, question, servers, exchange, made: vec![], weak: None, refused: 0 };
     tries.make_next();
     let mut next_at = start + TRY_TIMEOUT;
     loop {
@@ -71,12 +71,11 @@ pub async fn ask(outbound: &Outbound, zone: &Zone, question: &Question) -> Resul
 }
 
 /// Sends one question to one server and waits a while for whatever comes of it; nobody reads the reply.
-pub async fn probe(outbound: &Outbound, server: &Server, question: &[u8]) {
-    let (arrivals, mut arrived) = mpsc::channel(1);
+pub async fn probe(carrier: &dyn Carrier, server: &Server, question: &[u8]) {
+    let (exchange, mut arrived) = mpsc::channel(1);
     let query = edns::upstream_query(0, question, false, false, false);
-    let Some(pool) = outbound.udp.get(server.number) else { return };
     server.asked(Transport::Udp);
-    if let Ok(_ticket) = pool.send(query, question, 0, arrivals) {
+    if let Ok(_ticket) = carrier.datagram(server, query, question, Arrivals { exchange, number: 0 }) {
         let _ = timeout(DEADLINE, arrived.recv()).await;
     }
 }
@@ -136,10 +135,10 @@ impl Drop for Wait {
 }
 
 struct Tries<'o> {
-    outbound: &'o Outbound,
+    carrier: &'o dyn Carrier,
     question: &'o Question,
     servers: Vec<Arc<Server>>,
-    arrivals: Arrivals,
+    exchange: mpsc::Sender<(usize, Arrival)>,
     made: Vec<Made>,
     weak: Option<Answer>,
     refused: usize,
@@ -192,15 +191,15 @@ impl Tries<'_> {
         server.asked(over);
         let wait = match over {
             Transport::Udp => self.send(&server, query, &sent, number),
-            Transport::Tcp => self.stream(&server, query, sent.clone(), number),
+            Transport::Tcp => Some(self.stream(&server, query, sent.clone(), number)),
         };
         let open = wait.is_some();
         self.made.push(Made { server, over, sent, at: now, with_edns, held, open, counted: false, _wait: wait });
     }
 
     fn send(&mut self, server: &Arc<Server>, query: Vec<u8>, sent: &[u8], number: usize) -> Option<Wait> {
-        let pool = self.outbound.udp.get(server.number)?;
-        match pool.send(query, sent, number, self.arrivals.clone()) {
+        let arrivals = Arrivals { exchange: self.exchange.clone(), number };
+        match self.carrier.datagram(server, query, sent, arrivals) {
             Ok(ticket) => Some(Wait::Udp { _ticket: ticket }),
             Err(_) => {
                 server.failed(TryFailure::Unreachable, Instant::now());
@@ -210,17 +209,17 @@ impl Tries<'_> {
         }
     }
 
-    fn stream(&self, server: &Arc<Server>, query: Vec<u8>, sent: Vec<u8>, number: usize) -> Option<Wait> {
-        let client = std::rc::Rc::clone(self.outbound.tcp.get(server.number)?);
-        let arrivals = self.arrivals.clone();
-        Some(Wait::Tcp(tokio::task::spawn_local(async move {
-            let arrival = match timeout(LATE, client.ask(&query, &sent)).await {
+    fn stream(&self, server: &Arc<Server>, query: Vec<u8>, sent: Vec<u8>, number: usize) -> Wait {
+        let reply = self.carrier.stream(server, query, sent);
+        let exchange = self.exchange.clone();
+        Wait::Tcp(tokio::task::spawn_local(async move {
+            let arrival = match timeout(LATE, reply).await {
                 Ok(Ok(message)) => Arrival::Reply(message),
                 Ok(Err(error)) => Arrival::Refused(error.kind()),
                 Err(_) => return,
             };
-            let _ = arrivals.send((number, arrival)).await;
-        })))
+            let _ = exchange.send((number, arrival)).await;
+        }))
     }
 
     /// Counts the tries that have waited for their time.

@@ -1,1 +1,209 @@
+//! Exchanges under virtual time: which server is asked when, and what is made of what it says.
 
+use super::super::simulation::{Network, Seen, local, zones};
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn question() -> Question {
+    Question { octets: (*b"\x03www\x07example\x03com\x00\x00\x01\x00\x01").into(), dnssec_ok: false, checking_disabled: false }
+}
+
+struct Run {
+    result: Result<Answer, Failure>,
+    took: Duration,
+    seen: Vec<Seen>,
+}
+
+async fn ask_once(network: &Network, servers: &[Arc<Server>]) -> Run {
+    let zone = Zone { name: crate::wire::name::Name::ROOT, servers: servers.to_vec() };
+    let start = Instant::now();
+    let before = network.seen().len();
+    let result = ask(network, &zone, &question()).await;
+    Run { result, took: start.elapsed(), seen: network.seen().split_off(before) }
+}
+
+fn servers(count: usize) -> Vec<Arc<Server>> {
+    zones(count).servers().to_vec()
+}
+
+fn reply(after: u32, message: Vec<u8>) -> Vec<(Duration, Arrival)> {
+    vec![(MS * after, Arrival::Reply(message))]
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_answer_ends_it() {
+    local(async {
+        let network = Network::new(|seen| reply(20, seen.a(60)));
+        let run = ask_once(&network, &servers(3)).await;
+        assert_eq!((run.result.unwrap().kind, run.took, run.seen.len()), (Kind::Data, MS * 20, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_tried_five_times_and_a_late_reply_still_counts() {
+    local(async {
+        let network = Network::new(|_| vec![]);
+        let run = ask_once(&network, &servers(2)).await;
+        assert_eq!(run.result.unwrap_err(), Failure::TimedOut);
+        assert_eq!((run.seen.len(), run.took), (MAX_TRIES, LATE));
+        let gaps: Vec<_> = run.seen.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+        assert_eq!(gaps, [TRY_TIMEOUT; MAX_TRIES - 1]);
+        assert!(run.seen.windows(2).all(|pair| pair[0].server != pair[1].server), "in turn");
+
+        network.becomes(|seen| if seen.server == 0 { reply(2500, seen.a(60)) } else { vec![] });
+        let run = ask_once(&network, &servers(1)).await;
+        assert_eq!((run.result.unwrap().kind, run.took), (Kind::Data, MS * 2500));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_server_hands_over_at_once_and_its_word_is_the_last_resort() {
+    local(async {
+        let network = Network::new(|seen| reply(5, if seen.server == 0 { seen.reply(2, [0; 3], &[]) } else { seen.a(60) }));
+        for _ in 0..20 {
+            let run = ask_once(&network, &servers(2)).await;
+            assert_eq!(run.result.unwrap().kind, Kind::Data);
+            assert!(run.took <= MS * 10 && run.seen.len() <= 2);
+        }
+        network.becomes(|seen| reply(5, seen.reply(5, [0; 3], &[])));
+        let run = ask_once(&network, &servers(3)).await;
+        assert_eq!((run.result.unwrap().rcode, run.took, run.seen.len()), (Rcode::REFUSED, MS * 15, 3));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_referral_is_no_answer() {
+    local(async {
+        let ns = b"\x00\x00\x02\x00\x01\x00\x00\x00\x05\x00\x01\x00";
+        let network = Network::new(|seen| reply(5, if seen.server == 0 { seen.reply(0, [0, 1, 0], ns) } else { seen.a(60) }));
+        for _ in 0..10 {
+            assert_eq!(ask_once(&network, &servers(2)).await.result.unwrap().kind, Kind::Data);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_port_is_no_storm() {
+    local(async {
+        let refuse = |_: &Seen| vec![(MS, Arrival::Refused(std::io::ErrorKind::ConnectionRefused))];
+        let network = Network::new(refuse);
+        let run = ask_once(&network, &servers(1)).await;
+        assert_eq!((run.result.unwrap_err(), run.seen.len()), (Failure::Unreachable, MAX_TRIES));
+        assert!(run.took < DEADLINE);
+        let run = ask_once(&network, &servers(2)).await;
+        assert_eq!(run.seen[1].at - run.seen[0].at, MS, "the other server at once");
+        assert!(run.seen.len() <= MAX_TRIES);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_match_or_cannot_be_read_does_not_end_the_wait() {
+    local(async {
+        let network = Network::new(|seen| {
+            let mut broken = seen.a(60);
+            broken.truncate(broken.len() - 3);
+            vec![(MS, Arrival::Unmatched), (MS * 2, Arrival::Reply(broken)), (MS * 9, Arrival::Reply(seen.a(60)))]
+        });
+        let run = ask_once(&network, &servers(1)).await;
+        assert_eq!((run.result.unwrap().kind, run.took, run.seen.len()), (Kind::Data, MS * 9, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn truncation_goes_to_tcp_once() {
+    local(async {
+        let network = Network::new(|seen| match seen.over {
+            Transport::Udp => reply(5, seen.reply(Flags::TC, [0; 3], &[])),
+            Transport::Tcp => reply(5, seen.a(60)),
+        });
+        let run = ask_once(&network, &servers(1)).await;
+        assert_eq!((run.result.unwrap().kind, run.took, run.seen.len()), (Kind::Data, MS * 10, 2));
+        assert_eq!(run.seen[1].over, Transport::Tcp);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_letter_case_is_believed_only_from_tcp() {
+    local(async {
+        let lower = |seen: &Seen, last: u8| {
+            let mut message = seen.a(60);
+            message.make_ascii_lowercase();
+            *message.last_mut().unwrap() = last;
+            message
+        };
+        let network = Network::new(move |seen| match seen.over {
+            Transport::Udp => vec![(MS * 5, Arrival::CaseDiffers(lower(seen, 66)))],
+            Transport::Tcp => reply(5, lower(seen, 1)),
+        });
+        let one = servers(1);
+        for _ in 0..5 {
+            let run = ask_once(&network, &one).await;
+            assert_eq!(run.result.unwrap().wire.last(), Some(&1), "the forger's address is 66");
+            assert_eq!(run.seen.last().unwrap().over, Transport::Tcp);
+        }
+        assert!(one[0].health().mixes_case(Instant::now()), "a forger cannot turn it off");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lowers_case_is_soon_asked_in_lower_case() {
+    local(async {
+        let network = Network::new(|seen| {
+            let mut message = seen.a(60);
+            message.make_ascii_lowercase();
+            let question = seen.question();
+            match seen.over {
+                Transport::Udp if question.iter().any(u8::is_ascii_uppercase) => vec![(MS, Arrival::CaseDiffers(message))],
+                _ => reply(1, message),
+            }
+        });
+        let one = servers(1);
+        for _ in 0..3 {
+            assert_eq!(ask_once(&network, &one).await.seen.len(), 2);
+        }
+        for _ in 0..3 {
+            let run = ask_once(&network, &one).await;
+            assert_eq!((run.result.unwrap().kind, run.seen.len(), run.seen[0].over), (Kind::Data, 1, Transport::Udp));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_edns_is_asked_without() {
+    local(async {
+        let network = Network::new(|seen| {
+            let with_opt = seen.query.len() > HEADER_LEN + seen.question().len();
+            reply(1, if with_opt { seen.reply(1, [0; 3], &[]) } else { seen.a(60) })
+        });
+        let one = servers(1);
+        assert_eq!(ask_once(&network, &one).await.seen.len(), 2);
+        let run = ask_once(&network, &one).await;
+        assert_eq!((run.result.unwrap().kind, run.seen.len()), (Kind::Data, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_ourselves_is_never_asked() {
+    local(async {
+        let network = Network::new(|seen| reply(1, seen.a(60)));
+        let two = servers(2);
+        two[0].health().is_ourselves();
+        for _ in 0..10 {
+            assert_eq!(ask_once(&network, &two).await.seen[0].server, 1);
+        }
+        two[1].health().loops(Instant::now());
+        assert_eq!(ask_once(&network, &two).await.result.unwrap_err(), Failure::Loop);
+    })
+    .await;
+}

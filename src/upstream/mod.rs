@@ -9,14 +9,20 @@ pub mod exchange;
 pub mod health;
 pub mod loops;
 pub mod matching;
+#[cfg(test)]
+pub mod simulation;
 pub mod tcp;
 pub mod udp;
 pub mod zones;
 
+use std::any::Any;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use health::Server;
+use udp::Arrivals;
 use zones::Zones;
 
 /// A question to be asked upstream.
@@ -59,7 +65,24 @@ pub struct Upstreams {
     pub nonces: loops::Nonces,
 }
 
-/// One worker's sockets and connections to the servers.
+/// What carries questions to servers: sockets, or in tests a simulated network under virtual time.
+pub trait Carrier {
+    /// Sends a query as a datagram under a free ID; what comes of it goes to `arrivals` until the ticket is dropped.
+    ///
+    /// # Errors
+    /// What kept it from being sent.
+    fn datagram(&self, server: &Server, query: Vec<u8>, sent: &[u8], arrivals: Arrivals) -> io::Result<Ticket>;
+
+    /// Asks over a stream; the reply matches.
+    fn stream(&self, server: &Server, query: Vec<u8>, sent: Vec<u8>) -> Reply;
+}
+
+/// Ends the wait for a datagram's replies when it is dropped.
+pub type Ticket = Box<dyn Any>;
+/// The reply over a stream, to come.
+pub type Reply = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>>>>;
+
+/// One worker's sockets and connections to the servers, by the servers' numbers.
 pub struct Outbound {
     udp: Vec<udp::Pool>,
     tcp: Vec<Rc<tcp::Client>>,
@@ -72,5 +95,17 @@ impl Outbound {
             udp: servers.iter().map(|server| udp::Pool::new(server.endpoint.addr)).collect(),
             tcp: servers.iter().map(|server| Rc::new(tcp::Client::new(server.endpoint.addr))).collect(),
         }
+    }
+}
+
+impl Carrier for Outbound {
+    fn datagram(&self, server: &Server, query: Vec<u8>, sent: &[u8], arrivals: Arrivals) -> io::Result<Ticket> {
+        let pool = self.udp.get(server.number).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(pool.send(query, sent, arrivals)?))
+    }
+
+    fn stream(&self, server: &Server, query: Vec<u8>, sent: Vec<u8>) -> Reply {
+        let client = self.tcp.get(server.number).cloned();
+        Box::pin(async move { client.ok_or(io::ErrorKind::NotFound)?.ask(&query, &sent).await })
     }
 }

@@ -40,8 +40,21 @@ pub enum Arrival {
     Refused(io::ErrorKind),
 }
 
-/// The receiving end of an exchange's tries; the number tells which try it was.
-pub type Arrivals = mpsc::Sender<(usize, Arrival)>;
+/// Where what comes of a try is told, and which try it was.
+#[derive(Clone)]
+pub struct Arrivals {
+    /// The exchange that listens.
+    pub exchange: mpsc::Sender<(usize, Arrival)>,
+    /// The number of the try.
+    pub number: usize,
+}
+
+impl Arrivals {
+    /// Tells the exchange. A full channel means that more came than it can use: the surplus is no answer.
+    pub fn tell(&self, arrival: Arrival) {
+        let _ = self.exchange.try_send((self.number, arrival));
+    }
+}
 
 /// The sockets.
 pub struct Pool {
@@ -55,21 +68,20 @@ impl Pool {
         Pool { server, sockets: RefCell::default() }
     }
 
-    /// Sends a query under an ID that is free on its socket; replies go to `arrivals` until the ticket is dropped.
+    /// Sends a query under an ID that is free on its socket; replies go to `arrivals` until the wait is dropped.
     ///
     /// # Errors
     /// What the system said when a socket was made or used.
-    pub fn send(&self, mut query: Vec<u8>, question: &[u8], number: usize, arrivals: Arrivals) -> io::Result<Ticket> {
+    pub fn send(&self, mut query: Vec<u8>, question: &[u8], arrivals: Arrivals) -> io::Result<Wait> {
         let socket = self.socket()?;
         let id = socket.free_id().ok_or(io::ErrorKind::ResourceBusy)?;
         crate::wire::put(&mut query, 0, &id.to_be_bytes());
-        let waiting = Try { sent: question.into(), number, arrivals };
-        socket.waiting.borrow_mut().insert(id, waiting);
-        let ticket = Ticket { socket: Rc::clone(&socket), id };
+        socket.waiting.borrow_mut().insert(id, Try { sent: question.into(), arrivals });
+        let wait = Wait { socket: Rc::clone(&socket), id };
         match socket2::SockRef::from(&socket.io).send(&query) {
             // A full send buffer is a lost packet: the next try is near.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(ticket),
+            _ => Ok(wait),
         }
     }
 
@@ -94,7 +106,6 @@ impl Pool {
 
 struct Try {
     sent: Box<[u8]>,
-    number: usize,
     arrivals: Arrivals,
 }
 
@@ -140,10 +151,10 @@ impl Socket {
         let waiting = self.waiting.borrow();
         let Some(one) = matching::id(message).and_then(|id| waiting.get(&id)) else {
             // Nobody can be told that owns this; the next to look counts it.
-            waiting.values().take(1).for_each(|any| any.tell(Arrival::Unmatched));
+            waiting.values().take(1).for_each(|any| any.arrivals.tell(Arrival::Unmatched));
             return;
         };
-        one.tell(match matching::compare(message, &one.sent) {
+        one.arrivals.tell(match matching::compare(message, &one.sent) {
             Match::Exact => Arrival::Reply(message.to_vec()),
             Match::CaseDiffers => Arrival::CaseDiffers(message.to_vec()),
             Match::No => Arrival::Unmatched,
@@ -151,14 +162,7 @@ impl Socket {
     }
 
     fn refused(&self, kind: io::ErrorKind) {
-        self.waiting.borrow().values().for_each(|one| one.tell(Arrival::Refused(kind)));
-    }
-}
-
-impl Try {
-    fn tell(&self, arrival: Arrival) {
-        // A full channel means that more came than any exchange can use: the surplus is no answer.
-        let _ = self.arrivals.try_send((self.number, arrival));
+        self.waiting.borrow().values().for_each(|one| one.arrivals.tell(Arrival::Refused(kind)));
     }
 }
 
@@ -191,12 +195,12 @@ async fn receive(socket: Rc<Socket>) {
 }
 
 /// A question that waits on a socket; dropping it ends the wait.
-pub struct Ticket {
+pub struct Wait {
     socket: Rc<Socket>,
     id: u16,
 }
 
-impl Drop for Ticket {
+impl Drop for Wait {
     fn drop(&mut self) {
         self.socket.waiting.borrow_mut().remove(&self.id);
         if self.socket.retired.get() && self.socket.waiting.borrow().is_empty() {

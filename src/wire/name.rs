@@ -287,7 +287,8 @@ mod tests {
             let mut wire: Vec<u8> = labels.iter().flat_map(|l| [&[l.len() as u8][..], l].concat()).collect();
             wire.push(0);
             let read = Name::from_wire(&wire).unwrap();
-            prop_assert_eq!(Name::from_text(&read.to_string()).unwrap().as_wire(), &wire[..]);
+            let shown = Name::from_text(&read.to_string()).unwrap();
+            prop_assert_eq!(shown.as_wire(), &wire[..]);
         }
 
         #[test]

@@ -196,3 +196,115 @@ pub fn write_hinfo(out: &mut [u8], asked: &Asked<'_>) -> usize {
     let said = Said { wire: &wire, ttl_offsets: &ttl_at.to_be_bytes(), ede: &[], rcode: Rcode::NOERROR };
     write(out, asked, &said, 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::answer::Answer;
+    use hickory_server::proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_server::proto::rr::rdata::{A, TXT};
+    use hickory_server::proto::rr::{Name, RData, Record, RecordType};
+    use proptest::prelude::*;
+
+    fn stored(answers: u8, additionals: u8) -> (Answer, Vec<u8>) {
+        let name = Name::from_ascii("www.example.").unwrap();
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.metadata.authoritative = true;
+        message.metadata.authentic_data = true;
+        message.add_query(Query::query(name.clone(), RecordType::TXT));
+        message.add_answers((0..answers).map(|n| {
+            Record::from_rdata(name.clone(), 100 + u32::from(n), RData::TXT(TXT::new(vec!["x".repeat(40)])))
+        }));
+        message.add_additionals((0..additionals).map(|n| Record::from_rdata(name.clone(), 50, RData::A(A::new(1, 2, 3, n)))));
+        let answer = Answer::read(&message.to_vec().unwrap()).unwrap();
+        let offsets = answer.ttl_offsets.iter().flat_map(|at| at.to_be_bytes()).collect();
+        (answer, offsets)
+    }
+
+    const QUESTION: &[u8] = b"\x03wWw\x07eXample\x00\x00\x10\x00\x01";
+
+    fn asked(flags: u16, edns: Option<u16>) -> Asked<'static> {
+        let edns = edns.map(|udp_size| ClientEdns { udp_size, version: 0, dnssec_ok: false, cookie: None });
+        Asked { id: 99, flags: Flags(flags), question: QUESTION, edns, server_cookie: None }
+    }
+
+    fn reply(asked: &Asked<'_>, limit: usize, age: u32, answers: u8, additionals: u8, ede: &[u8]) -> Message {
+        let (answer, offsets) = stored(answers, additionals);
+        let said = Said { wire: &answer.wire, ttl_offsets: &offsets, ede, rcode: answer.rcode };
+        let mut out = vec![0xff; limit];
+        let length = write(&mut out, asked, &said, age);
+        assert_eq!(out[12..12 + QUESTION.len()], *QUESTION, "as spelled");
+        Message::from_vec(&out[..length]).unwrap()
+    }
+
+    #[test]
+    fn flags_are_ours_and_as_asked() {
+        let plain = reply(&asked(0, None), 4096, 0, 1, 0, &[]);
+        let meta = &plain.metadata;
+        assert!(!meta.authoritative && meta.recursion_available && !meta.recursion_desired);
+        assert!(!meta.checking_disabled && !meta.authentic_data && plain.edns.is_none());
+        let all = reply(&asked(Flags::RD | Flags::CD | Flags::AD | Flags::TC, Some(1232)), 4096, 0, 1, 0, &[]);
+        let meta = &all.metadata;
+        assert!(meta.recursion_desired && meta.checking_disabled && meta.authentic_data && !meta.truncation);
+        assert_eq!(all.edns.unwrap().max_payload(), 1232);
+    }
+
+    #[test]
+    fn ttls_grow_older_and_stop_at_zero() {
+        let ttls = |age| reply(&asked(0, None), 4096, age, 2, 1, &[]).answers.iter().map(|r| r.ttl).collect::<Vec<_>>();
+        assert_eq!((ttls(0), ttls(30), ttls(101)), (vec![100, 101], vec![70, 71], vec![0, 0]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_whole() {
+        let cut = reply(&asked(0, Some(512)), 512, 5, 20, 3, &[]);
+        assert!(cut.metadata.truncation && cut.additionals.is_empty());
+        assert!(cut.answers.len() > 5 && cut.answers.iter().all(|record| record.ttl >= 95));
+        assert!(cut.edns.is_some());
+        let spared = reply(&asked(0, None), 130, 0, 1, 5, &[]);
+        assert!(!spared.metadata.truncation, "RFC 2181 section 9");
+        assert_eq!((spared.answers.len(), spared.additionals.len() < 5), (1, true));
+    }
+
+    #[test]
+    fn codes_beyond_the_header_need_edns() {
+        let (answer, offsets) = stored(0, 0);
+        let said = Said { wire: &answer.wire, ttl_offsets: &offsets, ede: &[], rcode: Rcode::BADVERS };
+        let code = |asked: &Asked<'_>| {
+            let mut out = [0; 512];
+            let length = write(&mut out, asked, &said, 0);
+            u16::from(Message::from_vec(&out[..length]).unwrap().metadata.response_code)
+        };
+        assert_eq!(code(&asked(0, None)), Rcode::SERVFAIL.0);
+        assert_eq!(code(&asked(0, Some(512))), Rcode::BADVERS.0);
+    }
+
+    #[test]
+    fn any_has_one_small_answer() {
+        let mut out = [0; 512];
+        let length = write_hinfo(&mut out, &asked(0, None));
+        let message = Message::from_vec(&out[..length]).unwrap();
+        assert_eq!(message.answers[0].record_type(), RecordType::HINFO);
+    }
+
+    proptest! {
+        #[test]
+        fn a_reply_fits_and_reads_back(
+            limit in 12usize..1500, answers in 0u8..30, additionals in 0u8..5, age in any::<u32>(), edns in any::<bool>(), ede in 0usize..200,
+        ) {
+            let (answer, offsets) = stored(answers, additionals);
+            let ede = crate::wire::edns::extended_error(crate::wire::iana::InfoCode::OTHER, &"e".repeat(ede));
+            let said = Said { wire: &answer.wire, ttl_offsets: &offsets, ede: &ede, rcode: answer.rcode };
+            let mut out = vec![0; limit];
+            let asked = asked(0, edns.then_some(1232));
+            let length = write(&mut out, &asked, &said, age);
+            prop_assert!(length <= limit);
+            if length > 0 {
+                let message = Message::from_vec(&out[..length]).unwrap();
+                prop_assert_eq!(message.edns.is_some(), edns);
+                prop_assert!(message.metadata.truncation || message.answers.len() == usize::from(answers));
+                prop_assert!(limit < room(&asked, &said) || length == room(&asked, &said));
+            }
+        }
+    }
+}
