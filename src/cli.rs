@@ -43,7 +43,9 @@ pub(crate) enum Command {
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
     /// Check a configuration; print what it means and what it can use at most
-    #[command(after_help = "Examples:\n  nodens check --config /etc/nodens.toml\n  nodens check --json --cache-size 1GiB")]
+    #[command(
+        after_help = "Examples:\n  nodens check --config /etc/nodens.toml\n  nodens check --json --cache-size 1GiB"
+    )]
     Check(Check),
     /// Run a cluster DNS and an internet to try nodens on, with faults on demand
     #[command(after_help = LAB_EXAMPLES)]

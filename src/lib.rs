@@ -9,6 +9,7 @@ pub mod admin;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod lab;
 pub mod limits;
 pub mod observe;
 pub mod query;

@@ -100,12 +100,20 @@ pub fn sums(of: &Settings) -> Vec<Line> {
     let per_socket = (BATCH * (DATAGRAM + 1232 + 512)) as u64;
     vec![
         Line { what: "store, bytes of answers", count: of.cache_bytes, bytes: of.cache_bytes },
-        Line { what: "hot level, entries", count: HOT_ENTRIES as u64, bytes: hot_bytes + HOT_ENTRIES as u64 * HOT_ENTRY_OVERHEAD },
+        Line {
+            what: "hot level, entries",
+            count: HOT_ENTRIES as u64,
+            bytes: hot_bytes + HOT_ENTRIES as u64 * HOT_ENTRY_OVERHEAD,
+        },
         line("questions waiting for upstream", u64::from(MAX_WAITING), WAITING_BYTES),
         line("TCP connections of clients", u64::from(MAX_CONNECTIONS), CONNECTION_BYTES),
         line("UDP sockets for clients", of.workers * of.listen, per_socket),
         line("UDP sockets to upstream servers", of.workers * of.servers * of.sockets_per_server, 8 * KIB),
-        line("TCP connections to upstream servers", of.workers * of.servers * of.connections_per_server, 80 * KIB),
+        line(
+            "TCP connections to upstream servers",
+            of.workers * of.servers * of.connections_per_server,
+            80 * KIB,
+        ),
         line("failing questions remembered", 16_384, 128),
         line("client buckets", 3 * 4096, 8),
         line("threads", of.workers + OTHER_THREADS, WORKER_BYTES),
@@ -129,7 +137,11 @@ pub fn bytes_text(bytes: u64) -> String {
     for (unit, size) in [("GiB", GIB), ("MiB", MIB), ("KiB", KIB)] {
         if bytes >= size {
             let tenths = bytes * 10 / size;
-            return if tenths % 10 == 0 { format!("{}{unit}", tenths / 10) } else { format!("{}.{}{unit}", tenths / 10, tenths % 10) };
+            return if tenths % 10 == 0 {
+                format!("{}{unit}", tenths / 10)
+            } else {
+                format!("{}.{}{unit}", tenths / 10, tenths % 10)
+            };
         }
     }
     format!("{bytes}B")

@@ -1,6 +1,7 @@
 //! The program: arguments become a configuration, the configuration runs.
 
 mod cli;
+mod playground;
 
 use std::io::Write;
 use std::path::Path;
@@ -27,13 +28,18 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG));
         }
     };
-    let result = match cli.command {
-        Command::Serve(serve) => configuration(&serve.settings, &matches).and_then(|config| run(&config)),
-        Command::Check(wanted) => configuration(&wanted.settings, &matches).and_then(|config| match wanted.json {
-            true => print(&format!("{:#}\n", show::json(&config))),
-            false => print(&show::toml(&config)),
-        }),
-        Command::Lab(_) => Ok(()),
+    let result = match &cli.command {
+        Command::Serve(wanted) if wanted.lab => playground::serve(&wanted.settings, &matches),
+        Command::Serve(wanted) => {
+            configuration(&wanted.settings, &matches, None).and_then(|config| serve(&config))
+        }
+        Command::Check(wanted) => {
+            configuration(&wanted.settings, &matches, None).and_then(|config| match wanted.json {
+                true => print(&format!("{:#}\n", show::json(&config))),
+                false => print(&show::toml(&config)),
+            })
+        }
+        Command::Lab(wanted) => playground::run(wanted),
     };
     nodens::observe::log::flush();
     match result {
@@ -69,13 +75,17 @@ impl From<ConfigError> for Failed {
     }
 }
 
-/// The file, with arguments and environment over it, checked.
-fn configuration(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failed> {
+/// The file, arguments and environment over it, a last layer over these, checked.
+fn configuration(settings: &Settings, matches: &ArgMatches, last: Option<Raw>) -> Result<Config, Failed> {
     let file = match &settings.config {
         Some(path) => Raw::from_toml(&path.display().to_string(), &read(path)?)?,
         None => Raw::default(),
     };
     let raw = settings.layer(matches)?.over(file);
+    let raw = match last {
+        Some(last) => last.over(raw),
+        None => raw,
+    };
     Ok(check(raw, Path::new("/etc/resolv.conf"))?)
 }
 
@@ -90,9 +100,13 @@ fn read(path: &Path) -> Result<String, Failed> {
     })
 }
 
-fn run(config: &Config) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::because)?;
-    runtime.block_on(nodens::run::serve(config)).map_err(Failed::because)
+/// The runtime of the main thread: signals, admin pages, and nothing that a query waits for.
+fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::because)
+}
+
+fn serve(config: &Config) -> Result<(), Failed> {
+    runtime()?.block_on(nodens::run::serve(config)).map_err(Failed::because)
 }
 
 fn print(text: &str) -> Result<(), Failed> {

@@ -106,7 +106,11 @@ struct Unreadable;
 
 /// Finds the OPT record among the records behind the question.
 #[inline]
-fn read_edns(packet: &[u8], header: &Header, question: &Question<'_>) -> Result<Option<ClientEdns>, Unreadable> {
+fn read_edns(
+    packet: &[u8],
+    header: &Header,
+    question: &Question<'_>,
+) -> Result<Option<ClientEdns>, Unreadable> {
     // A query carries no records before its additional section; an OPT there is an error by itself.
     if header.answers != 0 || header.authorities != 0 {
         return if question.qtype == rtype::IXFR { Ok(None) } else { Err(Unreadable) };

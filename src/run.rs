@@ -32,7 +32,9 @@ pub enum RunError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The admin pages' address cannot be listened on.
-    #[error("cannot serve the admin pages on {addr}: {error}; choose another address with --admin, or --admin off")]
+    #[error(
+        "cannot serve the admin pages on {addr}: {error}; choose another address with --admin, or --admin off"
+    )]
     Admin {
         /// The address.
         addr: SocketAddr,
@@ -73,7 +75,8 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
     let admin = Arc::new(Admin::new(Metrics::new(cells.clone(), Arc::clone(&shared))?));
     let mut admin_addr = None;
     if let Some(addr) = config.admin {
-        let listener = tokio::net::TcpListener::bind(addr).await.map_err(|error| RunError::Admin { addr, error })?;
+        let listener =
+            tokio::net::TcpListener::bind(addr).await.map_err(|error| RunError::Admin { addr, error })?;
         admin_addr = listener.local_addr().ok();
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
     }
@@ -84,7 +87,8 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
     let mut workers = Vec::new();
     for (number, (sockets, cells)) in sockets.into_iter().zip(cells).enumerate() {
         let (shared, connections) = (Arc::clone(&shared), Arc::clone(&connections));
-        let job = Job { sockets, shared, connections, cells, stop: stop.clone(), listening: listening.clone() };
+        let job =
+            Job { sockets, shared, connections, cells, stop: stop.clone(), listening: listening.clone() };
         workers.push(worker::start(number, job)?);
     }
     drop(listening);
@@ -122,13 +126,18 @@ async fn first_to_end(workers: &[Worker]) -> usize {
 fn join(workers: Vec<Worker>) -> Result<(), RunError> {
     for (number, worker) in workers.into_iter().enumerate() {
         let failed = |why: String| RunError::Worker { number, why };
-        worker.join().map_err(|_| failed("it panicked".into()))?.map_err(|error| failed(error.to_string()))?;
+        worker
+            .join()
+            .map_err(|_| failed("it panicked".into()))?
+            .map_err(|error| failed(error.to_string()))?;
     }
     Ok(())
 }
 
 fn addresses(sockets: &[WorkerSockets]) -> Vec<SocketAddr> {
-    sockets.first().map_or_else(Vec::new, |first| first.udp.iter().filter_map(|udp| udp.local_addr().ok()).collect())
+    sockets
+        .first()
+        .map_or_else(Vec::new, |first| first.udp.iter().filter_map(|udp| udp.local_addr().ok()).collect())
 }
 
 /// What the workers share, made from a configuration.
@@ -141,7 +150,10 @@ pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
         let new = Arc::new(Server::new(servers.len(), *endpoint));
         if loops::is_own(endpoint.addr, listening) {
             new.health().is_ourselves();
-            crate::error!("upstream {} is this process itself; it is never asked. Name another server", endpoint.addr);
+            crate::error!(
+                "upstream {} is this process itself; it is never asked. Name another server",
+                endpoint.addr
+            );
         }
         servers.push(Arc::clone(&new));
         new

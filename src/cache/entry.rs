@@ -30,7 +30,14 @@ pub struct Entry {
 
 impl Entry {
     /// An entry for `key` that lives as [`ttl::lifetime`] says.
-    pub fn new(key: &QueryKey, mut answer: Answer, caps: Caps, failures: u8, bucket: ClientBucket, now: Moment) -> Entry {
+    pub fn new(
+        key: &QueryKey,
+        mut answer: Answer,
+        caps: Caps,
+        failures: u8,
+        bucket: ClientBucket,
+        now: Moment,
+    ) -> Entry {
         let lifetime = ttl::lifetime(&answer, caps, failures);
         ttl::settle(&mut answer, caps, lifetime);
         let size = key.octets().len() + answer.wire.len() + answer.ede.len() + 2 * answer.ttl_offsets.len();

@@ -156,6 +156,9 @@ mod tests {
     fn types_that_differ_in_a_letters_case_stay_apart() {
         // 0x41 and 0x61 are the octets of "A" and "a": a type is no letter.
         let hasher = KeyHasher::default();
-        assert_ne!(key("a", 0x41, false, false, 0, &hasher).octets(), key("a", 0x61, false, false, 0, &hasher).octets());
+        assert_ne!(
+            key("a", 0x41, false, false, 0, &hasher).octets(),
+            key("a", 0x61, false, false, 0, &hasher).octets()
+        );
     }
 }

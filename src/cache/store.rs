@@ -138,7 +138,13 @@ impl Expiry<u64, Arc<Entry>> for ByLifetime {
         Some(Duration::from_millis(entry.lifetime_ms()))
     }
 
-    fn expire_after_update(&self, _: &u64, entry: &Arc<Entry>, _: Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &u64,
+        entry: &Arc<Entry>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         Some(Duration::from_millis(entry.lifetime_ms()))
     }
 }

@@ -9,7 +9,8 @@ use super::raw::{Raw, RawForward, Written};
 use super::units;
 use super::{Config, Forward};
 use crate::limits::{
-    DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES, MIN_CACHE_BYTES, bytes_text,
+    DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES,
+    MIN_CACHE_BYTES, bytes_text,
 };
 use crate::upstream::health::{Endpoint, Transport};
 use crate::wire::name::Name;
@@ -80,7 +81,12 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
 }
 
 fn wrong<T>(written: &Written<T>, key: &str, found: &str, allowed: impl Into<String>) -> ConfigError {
-    ConfigError { at: written.at.clone(), key: key.into(), found: format!("{found:?}"), allowed: allowed.into() }
+    ConfigError {
+        at: written.at.clone(),
+        key: key.into(),
+        found: format!("{found:?}"),
+        allowed: allowed.into(),
+    }
 }
 
 fn listen_addresses(written: &Written<Vec<String>>) -> Result<Vec<SocketAddr>, ConfigError> {
@@ -108,7 +114,8 @@ fn worker_count(written: &Written<i64>) -> Result<usize, ConfigError> {
 fn cache_size(written: &Written<String>) -> Result<u64, ConfigError> {
     let size = units::size(&written.value).filter(|size| (MIN_CACHE_BYTES..=MAX_CACHE_BYTES).contains(size));
     let (least, most) = (bytes_text(MIN_CACHE_BYTES), bytes_text(MAX_CACHE_BYTES));
-    let allowed = format!("a size with its unit (B, KiB, MiB, GiB) from {least} to {most}, such as \"64MiB\"");
+    let allowed =
+        format!("a size with its unit (B, KiB, MiB, GiB) from {least} to {most}, such as \"64MiB\"");
     size.ok_or_else(|| wrong(written, "cache.size", &written.value, allowed))
 }
 
@@ -118,18 +125,27 @@ fn ttl_cap(written: &Written<String>, key: &str) -> Result<Duration, ConfigError
     ttl.ok_or_else(|| wrong(written, key, &written.value, allowed))
 }
 
-fn search_is_off(mode: Option<&Written<String>>, list: Option<&Written<Vec<String>>>) -> Result<(), ConfigError> {
+fn search_is_off(
+    mode: Option<&Written<String>>,
+    list: Option<&Written<Vec<String>>>,
+) -> Result<(), ConfigError> {
     if let Some(mode) = mode.filter(|mode| mode.value != "off") {
         return Err(wrong(mode, "search.mode", &mode.value, "\"off\" in this version"));
     }
     if let Some(list) = list {
-        return Err(wrong(list, "search.list", &list.value.join(","), "nothing while search.mode is \"off\""));
+        return Err(wrong(
+            list,
+            "search.list",
+            &list.value.join(","),
+            "nothing while search.mode is \"off\"",
+        ));
     }
     Ok(())
 }
 
 fn name(written: &Written<String>, key: &str) -> Result<Name, ConfigError> {
-    Name::from_text(&written.value).map_err(|why| wrong(written, key, &written.value, format!("{NAME} ({why})")))
+    Name::from_text(&written.value)
+        .map_err(|why| wrong(written, key, &written.value, format!("{NAME} ({why})")))
 }
 
 fn admin_address(written: &Written<String>) -> Result<Option<SocketAddr>, ConfigError> {
@@ -152,7 +168,12 @@ fn forwards(written: Vec<RawForward>, resolv_conf: &Path) -> Result<Vec<Forward>
         }
     }
     if let Some(last) = written.get(MAX_ZONES) {
-        errors.push(wrong(&last.zone, "forward", &format!("{} zones", written.len()), format!("up to {MAX_ZONES}")));
+        errors.push(wrong(
+            &last.zone,
+            "forward",
+            &format!("{} zones", written.len()),
+            format!("up to {MAX_ZONES}"),
+        ));
     }
     if errors.is_empty() && !all.iter().any(|forward| forward.zone == Name::ROOT) {
         let default = Written { value: vec![RESOLV_CONF.to_string()], at: Source::Default };
@@ -199,11 +220,16 @@ fn endpoint(url: &str) -> Option<Endpoint> {
 }
 
 /// The nameservers of the file, as hickory-resolver reads it: what it makes of a line is what a resolver makes of it.
-fn from_resolv_conf(written: &Written<Vec<String>>, key: &str, path: &Path) -> Result<Vec<Endpoint>, ConfigError> {
+fn from_resolv_conf(
+    written: &Written<Vec<String>>,
+    key: &str,
+    path: &Path,
+) -> Result<Vec<Endpoint>, ConfigError> {
     let allowed = "a file with `nameserver` lines, or servers given with --upstream";
     let found = |what: String| wrong(written, key, &format!("{}: {what}", path.display()), allowed);
     let text = std::fs::read(path).map_err(|error| found(error.to_string()))?;
-    let (parsed, _) = hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| found(error.to_string()))?;
+    let (parsed, _) =
+        hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| found(error.to_string()))?;
     let servers = parsed.name_servers().iter().map(|server| server.ip);
     let endpoints: Vec<_> =
         servers.map(|ip| Endpoint { transport: Transport::Udp, addr: SocketAddr::new(ip, PORT) }).collect();

@@ -26,22 +26,49 @@ fn defaults_mean_what_the_manual_says() {
 #[test]
 fn errors_name_place_key_found_and_allowed() {
     let cases = [
-        ("[server]\nlisen = []", "nodens.toml:2:1: server.lisen: found `lisen`; allowed: the keys `listen` or `workers`"),
+        (
+            "[server]\nlisen = []",
+            "nodens.toml:2:1: server.lisen: found `lisen`; allowed: the keys `listen` or `workers`",
+        ),
         ("[sever]", "nodens.toml:1:2: sever: found `sever`; allowed: the keys `server`"),
-        ("[server]\nworkers = \"2\"", "nodens.toml:2:11: server.workers: found `\"2\"`; allowed: a whole number"),
-        ("[server]\nworkers = 0", "nodens.toml:2:11: server.workers: found 0; allowed: a whole number from 1 to 256"),
-        ("[server]\nlisten = [\"localhost\"]", "nodens.toml:2:10: server.listen: found \"localhost\"; allowed: addresses"),
+        (
+            "[server]\nworkers = \"2\"",
+            "nodens.toml:2:11: server.workers: found `\"2\"`; allowed: a whole number",
+        ),
+        (
+            "[server]\nworkers = 0",
+            "nodens.toml:2:11: server.workers: found 0; allowed: a whole number from 1 to 256",
+        ),
+        (
+            "[server]\nlisten = [\"localhost\"]",
+            "nodens.toml:2:10: server.listen: found \"localhost\"; allowed: addresses",
+        ),
         ("[server]\nlisten = []", "found \"0 addresses\""),
-        ("[cache]\nsize = \"64MB\"", "nodens.toml:2:8: cache.size: found \"64MB\"; allowed: a size with its unit"),
+        (
+            "[cache]\nsize = \"64MB\"",
+            "nodens.toml:2:8: cache.size: found \"64MB\"; allowed: a size with its unit",
+        ),
         ("[cache]\nsize = \"1KiB\"", "from 1MiB to 1024GiB"),
-        ("[cache]\nmax_ttl = \"8d\"", "cache.max_ttl: found \"8d\"; allowed: a time with its unit (ms, s, m, h, d) up to 7d"),
+        (
+            "[cache]\nmax_ttl = \"8d\"",
+            "cache.max_ttl: found \"8d\"; allowed: a time with its unit (ms, s, m, h, d) up to 7d",
+        ),
         ("[search]\nmode = \"learn\"", "search.mode: found \"learn\"; allowed: \"off\" in this version"),
-        ("[search]\ncluster_domain = \"a..b\"", "search.cluster_domain: found \"a..b\"; allowed: a domain name"),
+        (
+            "[search]\ncluster_domain = \"a..b\"",
+            "search.cluster_domain: found \"a..b\"; allowed: a domain name",
+        ),
         ("[admin]\nlisten = \"9253\"", "admin.listen: found \"9253\"; allowed: an address with a port"),
         ("[[forward]]\nzone = \"x\"", "forward[0]"),
         ("[[forward]]\nzone = \"x\"\nupstreams = []", "forward.upstreams: found \"0 servers\""),
-        ("[[forward]]\nzone = \"x\"\nupstreams = [\"8.8.8.8\"]", "nodens.toml:3:13: forward.upstreams: found \"8.8.8.8\"; allowed: udp://IP"),
-        ("[[forward]]\nzone = \".\"\nupstreams = [\"udp://192.0.2.9\"]", "forward.zone: found \".\"; allowed: each zone once"),
+        (
+            "[[forward]]\nzone = \"x\"\nupstreams = [\"8.8.8.8\"]",
+            "nodens.toml:3:13: forward.upstreams: found \"8.8.8.8\"; allowed: udp://IP",
+        ),
+        (
+            "[[forward]]\nzone = \".\"\nupstreams = [\"udp://192.0.2.9\"]",
+            "forward.zone: found \".\"; allowed: each zone once",
+        ),
         ("= 1", "nodens.toml:1:1: the file: found `= 1`; allowed: TOML"),
     ];
     for (toml, expected) in cases {
@@ -58,13 +85,16 @@ fn all_that_is_wrong_is_said_at_once() {
 
 #[test]
 fn urls_name_a_transport_and_an_address() {
-    let parsed = |url: &str| endpoint(url).map(|endpoint| (endpoint.transport.name(), endpoint.addr.to_string()));
+    let parsed =
+        |url: &str| endpoint(url).map(|endpoint| (endpoint.transport.name(), endpoint.addr.to_string()));
     assert_eq!(parsed("udp://192.0.2.1"), Some(("udp", "192.0.2.1:53".into())));
     assert_eq!(parsed("tcp://192.0.2.1:5353"), Some(("tcp", "192.0.2.1:5353".into())));
     assert_eq!(parsed("udp://[2001:db8::1]:53"), Some(("udp", "[2001:db8::1]:53".into())));
     assert_eq!(parsed("udp://[2001:db8::1]"), Some(("udp", "[2001:db8::1]:53".into())));
     assert_eq!(parsed("udp://2001:db8::1"), Some(("udp", "[2001:db8::1]:53".into())));
-    for wrong in ["192.0.2.1", "udp://", "udp://host", "udp://192.0.2.1:0", "udp://0.0.0.0", "http://192.0.2.1", ""] {
+    for wrong in
+        ["192.0.2.1", "udp://", "udp://host", "udp://192.0.2.1:0", "udp://0.0.0.0", "http://192.0.2.1", ""]
+    {
         assert_eq!(parsed(wrong), None, "{wrong}");
     }
 }
@@ -72,10 +102,15 @@ fn urls_name_a_transport_and_an_address() {
 #[test]
 fn without_servers_the_hosts_own_are_used() {
     let path = std::env::temp_dir().join(format!("nodens-resolv-{}", std::process::id()));
-    std::fs::write(&path, "search a.example\nnameserver 192.0.2.7\nnameserver 2001:db8::7\noptions ndots:5\n").unwrap();
+    std::fs::write(
+        &path,
+        "search a.example\nnameserver 192.0.2.7\nnameserver 2001:db8::7\noptions ndots:5\n",
+    )
+    .unwrap();
     let config = check(Raw::default(), &path).unwrap();
     std::fs::remove_file(&path).unwrap();
-    let servers: Vec<String> = config.forward[0].servers.iter().map(|server| server.addr.to_string()).collect();
+    let servers: Vec<String> =
+        config.forward[0].servers.iter().map(|server| server.addr.to_string()).collect();
     assert_eq!(servers, ["192.0.2.7:53", "[2001:db8::7]:53"]);
     let missing = check(Raw::default(), &path).unwrap_err().to_string();
     assert!(missing.starts_with("default: forward.upstreams: found"), "{missing}");
@@ -92,8 +127,13 @@ fn what_is_shown_means_the_same() {
 
 #[test]
 fn a_later_layer_replaces_value_by_value_and_zone_by_zone() {
-    let earlier = Raw::from_toml("f", &format!("[server]\nworkers = 3\n[cache]\nsize = \"96MiB\"\n{ROOT}")).unwrap();
-    let later = Raw::from_toml("f", "[cache]\nsize = \"32MiB\"\n[[forward]]\nzone = \"Corp.\"\nupstreams = [\"udp://192.0.2.5\"]").unwrap();
+    let earlier =
+        Raw::from_toml("f", &format!("[server]\nworkers = 3\n[cache]\nsize = \"96MiB\"\n{ROOT}")).unwrap();
+    let later = Raw::from_toml(
+        "f",
+        "[cache]\nsize = \"32MiB\"\n[[forward]]\nzone = \"Corp.\"\nupstreams = [\"udp://192.0.2.5\"]",
+    )
+    .unwrap();
     let config = check(later.over(earlier), Path::new("/nonexistent")).unwrap();
     assert_eq!((config.workers, config.cache_bytes, config.forward.len()), (3, 32 << 20, 2));
 }

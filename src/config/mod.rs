@@ -50,7 +50,8 @@ pub struct Forward {
 impl Config {
     /// What of it costs memory.
     pub fn settings(&self) -> limits::Settings {
-        let mut servers: Vec<Endpoint> = self.forward.iter().flat_map(|forward| forward.servers.clone()).collect();
+        let mut servers: Vec<Endpoint> =
+            self.forward.iter().flat_map(|forward| forward.servers.clone()).collect();
         servers.sort_by_key(|server| (server.addr, server.transport as u8));
         servers.dedup();
         limits::Settings {

@@ -191,7 +191,9 @@ impl Places<'_> {
         let mut key = key.join(".");
         let message = error.inner().message();
         let allowed = match message.split_once("expected ") {
-            Some((_, keys)) if message.starts_with("unknown field") => format!("the keys {}", keys.replace("one of ", "")),
+            Some((_, keys)) if message.starts_with("unknown field") => {
+                format!("the keys {}", keys.replace("one of ", ""))
+            }
             Some((_, expected)) => readable(expected),
             None => message.to_string(),
         };

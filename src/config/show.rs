@@ -15,7 +15,8 @@ fn url(endpoint: &Endpoint) -> String {
 
 /// TOML that means this configuration, then the maxima as comments.
 pub fn toml(config: &Config) -> String {
-    let list = |texts: Vec<String>| texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ");
+    let list =
+        |texts: Vec<String>| texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ");
     let mut out = String::new();
     let listen = list(config.listen.iter().map(ToString::to_string).collect());
     let admin = config.admin.map_or("off".to_string(), |addr| addr.to_string());
@@ -23,11 +24,13 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "[cache]\nsize = {:?}", bytes_text(config.cache_bytes));
     let _ = writeln!(out, "max_ttl = {:?}", duration_text(config.max_ttl));
     let _ = writeln!(out, "max_negative_ttl = {:?}\n", duration_text(config.max_negative_ttl));
-    let _ = writeln!(out, "[search]\nmode = \"off\"\ncluster_domain = {:?}\n", config.cluster_domain.to_string());
+    let _ =
+        writeln!(out, "[search]\nmode = \"off\"\ncluster_domain = {:?}\n", config.cluster_domain.to_string());
     let _ = writeln!(out, "[admin]\nlisten = {admin:?}");
     for forward in &config.forward {
         let upstreams = list(forward.servers.iter().map(url).collect());
-        let _ = writeln!(out, "\n[[forward]]\nzone = {:?}\nupstreams = [{upstreams}]", forward.zone.to_string());
+        let _ =
+            writeln!(out, "\n[[forward]]\nzone = {:?}\nupstreams = [{upstreams}]", forward.zone.to_string());
     }
     let lines = limits::sums(&config.settings());
     let _ = writeln!(out, "\n# At most:");
@@ -42,8 +45,10 @@ pub fn toml(config: &Config) -> String {
 /// The same for scripts.
 pub fn json(config: &Config) -> Value {
     let lines = limits::sums(&config.settings());
-    let maxima: Vec<Value> =
-        lines.iter().map(|line| json!({"what": line.what, "count": line.count, "bytes": line.bytes})).collect();
+    let maxima: Vec<Value> = lines
+        .iter()
+        .map(|line| json!({"what": line.what, "count": line.count, "bytes": line.bytes}))
+        .collect();
     let forward: Vec<Value> = config
         .forward
         .iter()

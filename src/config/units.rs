@@ -58,7 +58,9 @@ mod tests {
         assert_eq!(size("1 GiB"), Some(1 << 30));
         assert_eq!(duration("1800ms"), Some(Duration::from_millis(1800)));
         assert_eq!(duration("1h"), Some(Duration::from_secs(3600)));
-        for wrong in ["64", "64MB", "64mib", "MiB", "-1MiB", "1.5GiB", "99999999999999999999B", "20000000000GiB", ""] {
+        for wrong in
+            ["64", "64MB", "64mib", "MiB", "-1MiB", "1.5GiB", "99999999999999999999B", "20000000000GiB", ""]
+        {
             assert_eq!(size(wrong), None, "{wrong}");
         }
     }

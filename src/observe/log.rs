@@ -86,7 +86,11 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
         return;
     }
     let kept_back = log.suppressed.swap(0, Ordering::Relaxed);
-    let note = if kept_back > 0 { format!(" ({kept_back} lines before this one suppressed)") } else { String::new() };
+    let note = if kept_back > 0 {
+        format!(" ({kept_back} lines before this one suppressed)")
+    } else {
+        String::new()
+    };
     if log.queue.try_send(Job::Line(format!("{level}: {message}{note}\n"))).is_err() {
         log.suppressed.fetch_add(1 + kept_back, Ordering::Relaxed);
     }

@@ -67,7 +67,8 @@ impl Collector for Counters {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        [self.queries(), self.responses(), self.events(), self.cache(), self.upstream(), self.build()].concat()
+        [self.queries(), self.responses(), self.events(), self.cache(), self.upstream(), self.build()]
+            .concat()
     }
 }
 
@@ -98,7 +99,8 @@ impl Counters {
         let sum = Sum(&self.cells);
         let names: Vec<String> = (0..RCODES as u16).map(|code| Rcode(code).to_string()).collect();
         let rows = names.iter().enumerate().map(|(place, name)| (vec![name.as_str()], sum.responses(place)));
-        let rows = rows.enumerate().filter(|(place, (_, count))| *place <= 5 || *count > 0).map(|(_, row)| row);
+        let rows =
+            rows.enumerate().filter(|(place, (_, count))| *place <= 5 || *count > 0).map(|(_, row)| row);
         family("nodens_responses_total", "Responses by response code.", &["rcode"], rows.collect())
     }
 

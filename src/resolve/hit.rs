@@ -63,7 +63,14 @@ impl Resolver {
     }
 
     #[inline]
-    fn hit(&self, out: &mut [u8], asked: &Asked<'_>, entry: &Entry, level: Level, batch: &Batch<'_>) -> Outcome {
+    fn hit(
+        &self,
+        out: &mut [u8],
+        asked: &Asked<'_>,
+        entry: &Entry,
+        level: Level,
+        batch: &Batch<'_>,
+    ) -> Outcome {
         self.cells.event(match level {
             Level::Hot => Event::HitHot,
             Level::Store => Event::HitStore,
@@ -80,7 +87,8 @@ impl Resolver {
         for qtype in [rtype::A, rtype::AAAA] {
             let question = Question { qtype, ..query.question };
             let (dnssec_ok, cd) = (query.dnssec_ok(), query.checking_disabled());
-            let key = QueryKey::of(&question, dnssec_ok, cd, SearchListId::LITERAL, self.shared.cache.hasher());
+            let key =
+                QueryKey::of(&question, dnssec_ok, cd, SearchListId::LITERAL, self.shared.cache.hasher());
             if let Some(entry) = self.shared.cache.peek(&key, batch.now)
                 && entry.kind() == crate::wire::answer::Kind::Data
             {

@@ -76,7 +76,8 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
             (landing, Some(place))
         }
         Joined::Lead(lead, landing) => {
-            let flight = fly(Rc::clone(&resolver), miss.key, miss.upstream_question(), miss.client.ip(), lead, place);
+            let flight =
+                fly(Rc::clone(&resolver), miss.key, miss.upstream_question(), miss.client.ip(), lead, place);
             tokio::task::spawn_local(flight);
             (landing, None)
         }
@@ -196,7 +197,9 @@ fn failure(question: &Question, why: Failure) -> Answer {
 /// A question that is one of our own probes shows that a server leads back here.
 fn has_come_back(resolver: &Resolver, question: &Question) -> bool {
     let now = Instant::now();
-    let Some(server) = resolver.shared.upstreams.nonces.came_back(question.qname(), now) else { return false };
+    let Some(server) = resolver.shared.upstreams.nonces.came_back(question.qname(), now) else {
+        return false;
+    };
     server.health().loops(now);
     crate::error!(
         "upstream {} leads back to this process; it is left out for five minutes. Point it at another server",

@@ -35,7 +35,9 @@ pub struct BindError {
 impl BindError {
     fn new(addr: SocketAddr, proto: &'static str, error: io::Error) -> BindError {
         let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another server holds this port: stop it, or choose another with --listen",
+            io::ErrorKind::AddrInUse => {
+                "; another server holds this port: stop it, or choose another with --listen"
+            }
             io::ErrorKind::PermissionDenied => {
                 "; ports below 1024 need the capability CAP_NET_BIND_SERVICE: grant it, or choose another with --listen"
             }

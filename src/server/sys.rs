@@ -13,7 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use libc::{c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t};
+use libc::{
+    c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t,
+};
 
 use crate::limits::{BATCH, DATAGRAM};
 use crate::wire::edns::UDP_SIZE;
@@ -48,7 +50,12 @@ impl Default for ReturnPath {
     fn default() -> Self {
         // SAFETY: `sockaddr_storage` is plain old data; all zeroes is a valid (unspecified) address.
         let name = unsafe { zeroed() };
-        ReturnPath { name, name_len: size_of::<sockaddr_storage>() as socklen_t, control: Control([0; 64]), control_len: 0 }
+        ReturnPath {
+            name,
+            name_len: size_of::<sockaddr_storage>() as socklen_t,
+            control: Control([0; 64]),
+            control_len: 0,
+        }
     }
 }
 
@@ -108,8 +115,11 @@ impl ReturnPath {
                 return;
             }
         };
-        let link_local = index == INDEX_V6 && self.control.0.get(data..data + 2).is_some_and(|o| o[0] == 0xfe && o[1] & 0xc0 == 0x80);
-        if !link_local && let Some(place) = self.control.0.get_mut(data + index..data + index + size_of::<c_int>()) {
+        let link_local = index == INDEX_V6
+            && self.control.0.get(data..data + 2).is_some_and(|o| o[0] == 0xfe && o[1] & 0xc0 == 0x80);
+        if !link_local
+            && let Some(place) = self.control.0.get_mut(data + index..data + index + size_of::<c_int>())
+        {
             place.fill(0);
         }
         self.control_len = data + cmsg_align(size);
@@ -152,7 +162,13 @@ impl Batch {
         }
         // SAFETY: `headers` points at `BATCH` headers whose pointers and lengths were set just now; see the module.
         let count = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), BATCH as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as _,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         let received = self.paths.iter_mut().zip(&mut self.lengths).zip(&headers).take(count);
@@ -212,13 +228,17 @@ impl Batch {
         let (mut headers, mut iovs): ([mmsghdr; BATCH], [iovec; BATCH]) = unsafe { (zeroed(), zeroed()) };
         let mut count = 0;
         for ((index, length), (header, iov)) in self.queued.iter().zip(headers.iter_mut().zip(&mut iovs)) {
-            let (Some(path), Some(reply)) = (self.paths.get_mut(*index), self.output.get_mut(*index)) else { continue };
+            let (Some(path), Some(reply)) = (self.paths.get_mut(*index), self.output.get_mut(*index)) else {
+                continue;
+            };
             *iov = iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: *length };
             header.msg_hdr = path.header(iov);
             count += 1;
         }
         // SAFETY: the first `count` headers point at queued replies and their paths; the kernel only reads them.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
+        let sent = unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
+        };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 }
@@ -239,7 +259,8 @@ pub fn send(socket: BorrowedFd<'_>, reply: &[u8], path: &ReturnPath) -> io::Resu
 fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as socklen_t;
     // SAFETY: the value is a `c_int` local to this call, and its size is given.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&value).cast(), length) };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&value).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -60,7 +60,8 @@ pub async fn serve(
                 let client = Client { addr, proto: Proto::Tcp };
                 match gate.enter(client.ip()) {
                     Ok(place) => {
-                        let connection = Connection::new(stream, client, &resolver, &in_flight, &gate, &scratch, place);
+                        let connection =
+                            Connection::new(stream, client, &resolver, &in_flight, &gate, &scratch, place);
                         tokio::task::spawn_local(connection.run(stop.clone()));
                     }
                     // Closing says at once what silence would say late.
@@ -235,7 +236,9 @@ impl Connection {
 
     /// Takes what has arrived already, for the last time.
     fn last_input(&mut self) {
-        while self.input.len() < MAX_GATHERED && matches!(self.stream.try_read_buf(&mut self.input), Ok(1..)) {}
+        while self.input.len() < MAX_GATHERED && matches!(self.stream.try_read_buf(&mut self.input), Ok(1..))
+        {
+        }
         self.ending = true;
     }
 }
@@ -253,7 +256,12 @@ impl Drop for Told {
     }
 }
 
-async fn reply_later(resolver: Rc<Resolver>, miss: Box<miss::Miss>, replies: mpsc::Sender<Vec<u8>>, _guard: Guard) {
+async fn reply_later(
+    resolver: Rc<Resolver>,
+    miss: Box<miss::Miss>,
+    replies: mpsc::Sender<Vec<u8>>,
+    _guard: Guard,
+) {
     let mut told = Told { replies, reply: Vec::new() };
     told.reply = miss::answer(resolver, miss).await;
 }

@@ -28,7 +28,12 @@ type Socket = Rc<tokio::net::UdpSocket>;
 ///
 /// # Errors
 /// What made the socket unusable from the start.
-pub async fn serve(socket: UdpSocket, resolver: Rc<Resolver>, in_flight: InFlight, mut stop: Stop) -> io::Result<()> {
+pub async fn serve(
+    socket: UdpSocket,
+    resolver: Rc<Resolver>,
+    in_flight: InFlight,
+    mut stop: Stop,
+) -> io::Result<()> {
     let with_info = socket.local_addr()?.ip().is_unspecified();
     let server = Server { socket: Rc::new(tokio::net::UdpSocket::from_std(socket)?), resolver, in_flight };
     let mut batch = Batch::new(with_info);
@@ -99,7 +104,8 @@ impl Server {
     }
 
     fn ask(&self, miss: Box<Miss>, path: ReturnPath) {
-        let (socket, resolver, guard) = (Rc::clone(&self.socket), Rc::clone(&self.resolver), self.in_flight.begin());
+        let (socket, resolver, guard) =
+            (Rc::clone(&self.socket), Rc::clone(&self.resolver), self.in_flight.begin());
         tokio::task::spawn_local(reply_later(socket, resolver, miss, path, guard));
     }
 
@@ -119,7 +125,13 @@ impl Server {
     }
 }
 
-async fn reply_later(socket: Socket, resolver: Rc<Resolver>, miss: Box<Miss>, path: ReturnPath, _guard: Guard) {
+async fn reply_later(
+    socket: Socket,
+    resolver: Rc<Resolver>,
+    miss: Box<Miss>,
+    path: ReturnPath,
+    _guard: Guard,
+) {
     let reply = miss::answer(Rc::clone(&resolver), miss).await;
     loop {
         match sys::send(socket.as_fd(), &reply, &path) {
@@ -140,7 +152,9 @@ fn oversized(packet: &[u8], out: &mut [u8]) -> Outcome {
 
 /// An error that needs nothing of a packet but its header.
 fn error(packet: &[u8], out: &mut [u8], rcode: Rcode) -> usize {
-    let Some(header) = Header::read(packet).filter(|header| !header.flags.has(crate::wire::header::Flags::QR)) else {
+    let Some(header) =
+        Header::read(packet).filter(|header| !header.flags.has(crate::wire::header::Flags::QR))
+    else {
         return 0;
     };
     let asked = Asked { id: header.id, flags: header.flags, question: &[], edns: None, server_cookie: None };

@@ -194,7 +194,17 @@ impl Tries<'_> {
             Transport::Tcp => Some(self.stream(&server, query, sent.clone(), number)),
         };
         let open = wait.is_some();
-        self.made.push(Made { server, over, sent, at: now, with_edns, held, open, counted: false, _wait: wait });
+        self.made.push(Made {
+            server,
+            over,
+            sent,
+            at: now,
+            with_edns,
+            held,
+            open,
+            counted: false,
+            _wait: wait,
+        });
     }
 
     fn send(&mut self, server: &Arc<Server>, query: Vec<u8>, sent: &[u8], number: usize) -> Option<Wait> {

@@ -6,7 +6,11 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 
 fn question() -> Question {
-    Question { octets: (*b"\x03www\x07example\x03com\x00\x00\x01\x00\x01").into(), dnssec_ok: false, checking_disabled: false }
+    Question {
+        octets: (*b"\x03www\x07example\x03com\x00\x00\x01\x00\x01").into(),
+        dnssec_ok: false,
+        checking_disabled: false,
+    }
 }
 
 struct Run {
@@ -62,7 +66,9 @@ async fn silence_is_tried_five_times_and_a_late_reply_still_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_failing_server_hands_over_at_once_and_its_word_is_the_last_resort() {
     local(async {
-        let network = Network::new(|seen| reply(5, if seen.server == 0 { seen.reply(2, [0; 3], &[]) } else { seen.a(60) }));
+        let network = Network::new(|seen| {
+            reply(5, if seen.server == 0 { seen.reply(2, [0; 3], &[]) } else { seen.a(60) })
+        });
         for _ in 0..20 {
             let run = ask_once(&network, &servers(2)).await;
             assert_eq!(run.result.unwrap().kind, Kind::Data);
@@ -79,7 +85,9 @@ async fn a_failing_server_hands_over_at_once_and_its_word_is_the_last_resort() {
 async fn a_referral_is_no_answer() {
     local(async {
         let ns = b"\x00\x00\x02\x00\x01\x00\x00\x00\x05\x00\x01\x00";
-        let network = Network::new(|seen| reply(5, if seen.server == 0 { seen.reply(0, [0, 1, 0], ns) } else { seen.a(60) }));
+        let network = Network::new(|seen| {
+            reply(5, if seen.server == 0 { seen.reply(0, [0, 1, 0], ns) } else { seen.a(60) })
+        });
         for _ in 0..10 {
             assert_eq!(ask_once(&network, &servers(2)).await.result.unwrap().kind, Kind::Data);
         }
@@ -108,7 +116,11 @@ async fn what_does_not_match_or_cannot_be_read_does_not_end_the_wait() {
         let network = Network::new(|seen| {
             let mut broken = seen.a(60);
             broken.truncate(broken.len() - 3);
-            vec![(MS, Arrival::Unmatched), (MS * 2, Arrival::Reply(broken)), (MS * 9, Arrival::Reply(seen.a(60)))]
+            vec![
+                (MS, Arrival::Unmatched),
+                (MS * 2, Arrival::Reply(broken)),
+                (MS * 9, Arrival::Reply(seen.a(60))),
+            ]
         });
         let run = ask_once(&network, &servers(1)).await;
         assert_eq!((run.result.unwrap().kind, run.took, run.seen.len()), (Kind::Data, MS * 9, 1));
@@ -162,7 +174,9 @@ async fn a_server_that_lowers_case_is_soon_asked_in_lower_case() {
             message.make_ascii_lowercase();
             let question = seen.question();
             match seen.over {
-                Transport::Udp if question.iter().any(u8::is_ascii_uppercase) => vec![(MS, Arrival::CaseDiffers(message))],
+                Transport::Udp if question.iter().any(u8::is_ascii_uppercase) => {
+                    vec![(MS, Arrival::CaseDiffers(message))]
+                }
                 _ => reply(1, message),
             }
         });
@@ -172,7 +186,10 @@ async fn a_server_that_lowers_case_is_soon_asked_in_lower_case() {
         }
         for _ in 0..3 {
             let run = ask_once(&network, &one).await;
-            assert_eq!((run.result.unwrap().kind, run.seen.len(), run.seen[0].over), (Kind::Data, 1, Transport::Udp));
+            assert_eq!(
+                (run.result.unwrap().kind, run.seen.len(), run.seen[0].over),
+                (Kind::Data, 1, Transport::Udp)
+            );
         }
     })
     .await;

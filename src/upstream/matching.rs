@@ -68,7 +68,10 @@ mod tests {
     #[test]
     fn one_wrong_field_is_enough() {
         assert_eq!(compare(&reply(0x8180, 1, SENT), SENT), Match::Exact);
-        assert_eq!(compare(&reply(0x8180, 1, b"\x03www\x02ex\x00\x00\x01\x00\x01"), SENT), Match::CaseDiffers);
+        assert_eq!(
+            compare(&reply(0x8180, 1, b"\x03www\x02ex\x00\x00\x01\x00\x01"), SENT),
+            Match::CaseDiffers
+        );
         for wrong in [
             reply(0x0180, 1, SENT),
             reply(0x8980, 1, SENT),

@@ -71,7 +71,13 @@ pub trait Carrier {
     ///
     /// # Errors
     /// What kept it from being sent.
-    fn datagram(&self, server: &Server, query: Vec<u8>, sent: &[u8], arrivals: Arrivals) -> io::Result<Ticket>;
+    fn datagram(
+        &self,
+        server: &Server,
+        query: Vec<u8>,
+        sent: &[u8],
+        arrivals: Arrivals,
+    ) -> io::Result<Ticket>;
 
     /// Asks over a stream; the reply matches.
     fn stream(&self, server: &Server, query: Vec<u8>, sent: Vec<u8>) -> Reply;
@@ -99,7 +105,13 @@ impl Outbound {
 }
 
 impl Carrier for Outbound {
-    fn datagram(&self, server: &Server, query: Vec<u8>, sent: &[u8], arrivals: Arrivals) -> io::Result<Ticket> {
+    fn datagram(
+        &self,
+        server: &Server,
+        query: Vec<u8>,
+        sent: &[u8],
+        arrivals: Arrivals,
+    ) -> io::Result<Ticket> {
         let pool = self.udp.get(server.number).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(pool.send(query, sent, arrivals)?))
     }

@@ -57,7 +57,8 @@ impl Seen {
 
     /// One A record of this TTL.
     pub fn a(&self, ttl: u32) -> Vec<u8> {
-        let record = [&b"\xc0\x0c\x00\x01\x00\x01"[..], &ttl.to_be_bytes(), b"\x00\x04\xc0\x00\x02\x01"].concat();
+        let record =
+            [&b"\xc0\x0c\x00\x01\x00\x01"[..], &ttl.to_be_bytes(), b"\x00\x04\xc0\x00\x02\x01"].concat();
         self.reply(0, [1, 0, 0], &record)
     }
 

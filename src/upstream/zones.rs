@@ -46,7 +46,8 @@ mod tests {
     fn the_longest_zone_wins() {
         let zone = |text: &str| Zone { name: Name::from_text(text).unwrap(), servers: vec![] };
         let zones = Zones::new(vec![zone("."), zone("cluster.local"), zone("Svc.Cluster.Local")], vec![]);
-        let find = |text: &str| zones.find(Name::from_text(text).unwrap().as_wire()).unwrap().name.to_string();
+        let find =
+            |text: &str| zones.find(Name::from_text(text).unwrap().as_wire()).unwrap().name.to_string();
         assert_eq!(find("a.default.svc.cluster.local"), "Svc.Cluster.Local.");
         assert_eq!(find("svc.cluster.local"), "Svc.Cluster.Local.");
         assert_eq!(find("pod.cluster.local"), "cluster.local.");

@@ -84,7 +84,8 @@ impl Answer {
             _ => Kind::Failure,
         };
         let negative_ttl = soa_ttl(message, &sections.authorities, &chain.last);
-        let kept = || sections.answers.iter().zip(&chain.keep).filter(|(_, keep)| **keep).map(|(record, _)| record);
+        let kept =
+            || sections.answers.iter().zip(&chain.keep).filter(|(_, keep)| **keep).map(|(record, _)| record);
         let (wire, ttl_offsets) = if chain.keep.iter().all(|keep| *keep) && sections.opt_is_last {
             sections.verbatim(message, &header)
         } else {
@@ -98,9 +99,9 @@ impl Answer {
             kind,
             answer_ttl: kept().map(|record| record.ttl).min_by_key(|ttl| clamp_ttl(*ttl)),
             negative_ttl,
-            ede: opt.and_then(|opt| message.get(opt.rdata.clone())).map_or_else(Vec::new, |rdata| {
-                edns::extended_errors(rdata, MAX_EDE)
-            }),
+            ede: opt
+                .and_then(|opt| message.get(opt.rdata.clone()))
+                .map_or_else(Vec::new, |rdata| edns::extended_errors(rdata, MAX_EDE)),
             had_opt: opt.is_some(),
             referral: is_referral(kind, &header, &sections, negative_ttl),
         })
@@ -182,7 +183,9 @@ impl Sections {
         let authorities = take(header.authorities)?;
         let mut additionals = take(header.additionals)?;
         let is_opt = |record: &Record| record.rtype == rtype::OPT;
-        if answers.iter().chain(&authorities).any(is_opt) || additionals.iter().filter(|r| is_opt(r)).count() > 1 {
+        if answers.iter().chain(&authorities).any(is_opt)
+            || additionals.iter().filter(|r| is_opt(r)).count() > 1
+        {
             return Err(Malformed::Opt);
         }
         let place = additionals.iter().position(is_opt);

@@ -42,7 +42,12 @@ fn answers_of(answer: &Answer) -> Vec<HRecord> {
 
 #[test]
 fn an_answer_without_surplus_stays_as_it_is() {
-    let original = message("www.example.", RecordType::A, &[cname("www.example.", 60, "b.example."), a("b.example.", 30, 1)], &[]);
+    let original = message(
+        "www.example.",
+        RecordType::A,
+        &[cname("www.example.", 60, "b.example."), a("b.example.", 30, 1)],
+        &[],
+    );
     let bytes = original.to_vec().unwrap();
     let answer = Answer::read(&bytes).unwrap();
     assert_eq!(answer.wire, bytes);
@@ -71,7 +76,12 @@ fn records_of_other_names_and_types_are_cut() {
 #[test]
 fn denials_count_only_an_soa_at_or_above_the_final_name() {
     let denied = |owner: &str| {
-        let mut message = message("a.b.example.", RecordType::A, &[cname("a.b.example.", 50, "x.y.test.")], &[soa(owner, 40, 20)]);
+        let mut message = message(
+            "a.b.example.",
+            RecordType::A,
+            &[cname("a.b.example.", 50, "x.y.test.")],
+            &[soa(owner, 40, 20)],
+        );
         message.metadata.response_code = hickory_server::proto::op::ResponseCode::NXDomain;
         read(&message)
     };
@@ -83,10 +93,16 @@ fn denials_count_only_an_soa_at_or_above_the_final_name() {
 
 #[test]
 fn chains_end() {
-    let around = message("a.example.", RecordType::A, &[cname("a.example.", 1, "b.example."), cname("b.example.", 1, "a.example.")], &[]);
+    let around = message(
+        "a.example.",
+        RecordType::A,
+        &[cname("a.example.", 1, "b.example."), cname("b.example.", 1, "a.example.")],
+        &[],
+    );
     assert_eq!(Answer::read(&around.to_vec().unwrap()).unwrap_err(), Malformed::Chain);
     let chain = |length: usize| {
-        let mut records: Vec<_> = (0..length).map(|n| cname(&format!("n{n}."), 1, &format!("n{}.", n + 1))).collect();
+        let mut records: Vec<_> =
+            (0..length).map(|n| cname(&format!("n{n}."), 1, &format!("n{}.", n + 1))).collect();
         records.push(a(&format!("n{length}."), 1, 1));
         Answer::read(&message("n0.", RecordType::A, &records, &[]).to_vec().unwrap())
     };
@@ -112,10 +128,13 @@ fn an_opt_between_other_records_is_taken_out_without_a_trace() {
     assert_eq!(answer.ede, b"\x00\x0f\x00\x03\x00\x16x");
     let message = Message::from_vec(&answer.wire).unwrap();
     assert!(message.edns.is_none());
-    assert_eq!(message.additionals, [a("a.", 5, 0)].map(|mut record| {
-        record.data = RData::A(A::new(1, 2, 3, 4));
-        record
-    }));
+    assert_eq!(
+        message.additionals,
+        [a("a.", 5, 0)].map(|mut record| {
+            record.data = RData::A(A::new(1, 2, 3, 4));
+            record
+        })
+    );
 }
 
 #[test]
@@ -134,7 +153,9 @@ fn the_random_case_we_asked_in_does_not_show() {
 
 #[test]
 fn broken_records_are_told() {
-    let original = message("www.example.", RecordType::A, &[cname("www.example.", 60, "b.example.")], &[]).to_vec().unwrap();
+    let original = message("www.example.", RecordType::A, &[cname("www.example.", 60, "b.example.")], &[])
+        .to_vec()
+        .unwrap();
     for cut in 13..original.len() {
         assert!(Answer::read(&original[..cut]).is_err(), "cut at {cut}");
     }

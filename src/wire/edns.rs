@@ -137,7 +137,13 @@ pub fn cookie_option(client: [u8; 8], server: [u8; 16]) -> [u8; COOKIE_OPTION_LE
 }
 
 /// Writes an OPT record with the given options at `at`; the octet behind it, or nothing where it does not fit.
-pub fn write_opt(out: &mut [u8], at: usize, rcode: Rcode, dnssec_ok: bool, options: [&[u8]; 2]) -> Option<usize> {
+pub fn write_opt(
+    out: &mut [u8],
+    at: usize,
+    rcode: Rcode,
+    dnssec_ok: bool,
+    options: [&[u8]; 2],
+) -> Option<usize> {
     let length: usize = options.iter().map(|option| option.len()).sum();
     let mut fixed = [0u8; OPT_LEN];
     let flags = u32::from(rcode.high()) << 24 | if dnssec_ok { DO_BIT } else { 0 };
@@ -156,7 +162,13 @@ pub fn write_opt(out: &mut [u8], at: usize, rcode: Rcode, dnssec_ok: bool, optio
 }
 
 /// The query we send upstream: RD and AD set, our own OPT and nothing of the client's (no ECS, no cookie).
-pub fn upstream_query(id: u16, question: &[u8], dnssec_ok: bool, checking_disabled: bool, edns: bool) -> Vec<u8> {
+pub fn upstream_query(
+    id: u16,
+    question: &[u8],
+    dnssec_ok: bool,
+    checking_disabled: bool,
+    edns: bool,
+) -> Vec<u8> {
     use super::header::{Flags, Header};
     let cd = if checking_disabled { Flags::CD } else { 0 };
     let header = Header {
@@ -188,7 +200,9 @@ mod tests {
 
     #[test]
     fn a_cookie_has_8_or_16_to_40_octets() {
-        for (length, good) in [(7u8, false), (8, true), (9, false), (15, false), (16, true), (40, true), (41, false)] {
+        for (length, good) in
+            [(7u8, false), (8, true), (9, false), (15, false), (16, true), (40, true), (41, false)]
+        {
             let mut rdata = vec![0, 10, 0, length];
             rdata.resize(4 + usize::from(length), 7);
             let read = read_opt(&opt(&rdata), 0).unwrap();

@@ -79,8 +79,7 @@ impl Header {
     /// The octets of this header.
     pub fn octets(&self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
-        let words =
-            [self.id, self.flags.0, self.questions, self.answers, self.authorities, self.additionals];
+        let words = [self.id, self.flags.0, self.questions, self.answers, self.authorities, self.additionals];
         for (place, word) in out.chunks_exact_mut(2).zip(words) {
             place.copy_from_slice(&word.to_be_bytes());
         }

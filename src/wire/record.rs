@@ -100,7 +100,9 @@ impl Part {
 fn rdata_parts(rtype: u16) -> &'static [Part] {
     use Part::{CharacterString, Name, Octets, Rest};
     match rtype {
-        rtype::NS | rtype::MD | rtype::MF | rtype::CNAME | rtype::MB | rtype::MG | rtype::MR | rtype::PTR => &[Name],
+        rtype::NS | rtype::MD | rtype::MF | rtype::CNAME | rtype::MB | rtype::MG | rtype::MR | rtype::PTR => {
+            &[Name]
+        }
         rtype::DNAME => &[Name],
         rtype::SOA => &[Name, Name, Octets(20)],
         rtype::MX | rtype::AFSDB | rtype::RT | rtype::KX => &[Octets(2), Name],

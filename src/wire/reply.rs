@@ -215,7 +215,9 @@ mod tests {
         message.add_answers((0..answers).map(|n| {
             Record::from_rdata(name.clone(), 100 + u32::from(n), RData::TXT(TXT::new(vec!["x".repeat(40)])))
         }));
-        message.add_additionals((0..additionals).map(|n| Record::from_rdata(name.clone(), 50, RData::A(A::new(1, 2, 3, n)))));
+        message.add_additionals(
+            (0..additionals).map(|n| Record::from_rdata(name.clone(), 50, RData::A(A::new(1, 2, 3, n)))),
+        );
         let answer = Answer::read(&message.to_vec().unwrap()).unwrap();
         let offsets = answer.ttl_offsets.iter().flat_map(|at| at.to_be_bytes()).collect();
         (answer, offsets)
@@ -243,7 +245,8 @@ mod tests {
         let meta = &plain.metadata;
         assert!(!meta.authoritative && meta.recursion_available && !meta.recursion_desired);
         assert!(!meta.checking_disabled && !meta.authentic_data && plain.edns.is_none());
-        let all = reply(&asked(Flags::RD | Flags::CD | Flags::AD | Flags::TC, Some(1232)), 4096, 0, 1, 0, &[]);
+        let all =
+            reply(&asked(Flags::RD | Flags::CD | Flags::AD | Flags::TC, Some(1232)), 4096, 0, 1, 0, &[]);
         let meta = &all.metadata;
         assert!(meta.recursion_desired && meta.checking_disabled && meta.authentic_data && !meta.truncation);
         assert_eq!(all.edns.unwrap().max_payload(), 1232);
@@ -251,7 +254,9 @@ mod tests {
 
     #[test]
     fn ttls_grow_older_and_stop_at_zero() {
-        let ttls = |age| reply(&asked(0, None), 4096, age, 2, 1, &[]).answers.iter().map(|r| r.ttl).collect::<Vec<_>>();
+        let ttls = |age| {
+            reply(&asked(0, None), 4096, age, 2, 1, &[]).answers.iter().map(|r| r.ttl).collect::<Vec<_>>()
+        };
         assert_eq!((ttls(0), ttls(30), ttls(101)), (vec![100, 101], vec![70, 71], vec![0, 0]));
     }
 
