@@ -34,7 +34,7 @@ pub fn duration(text: &str) -> Option<Duration> {
 pub fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-        if millis >= length && millis % length == 0 {
+        if millis >= length && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
         }
     }

@@ -76,11 +76,14 @@ const EVENTS: usize = Event::Panic as usize + 1;
 
 /// One worker's counters, on cache lines of their own.
 #[repr(align(128))]
-#[derive(Default)]
 pub struct Cells {
-    queries: [[[AtomicU64; TYPES.len()]; 2]; 2],
+    queries: [AtomicU64; 4 * TYPES.len()],
     responses: [AtomicU64; RCODES],
     events: [AtomicU64; EVENTS],
+}
+
+fn query_cell(proto: Proto, family: Family, place: usize) -> usize {
+    (2 * proto as usize + family as usize) * TYPES.len() + place
 }
 
 /// Adds one to a cell that only this thread writes: a load and a store, no locked instruction.
@@ -88,6 +91,17 @@ pub struct Cells {
 fn bump(cell: Option<&AtomicU64>) {
     if let Some(cell) = cell {
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+impl Default for Cells {
+    fn default() -> Cells {
+        let zero = |_| AtomicU64::new(0);
+        Cells {
+            queries: std::array::from_fn(zero),
+            responses: std::array::from_fn(zero),
+            events: std::array::from_fn(zero),
+        }
     }
 }
 
@@ -100,7 +114,7 @@ impl Cells {
             rtype::AAAA => 1,
             _ => TYPES.iter().position(|(number, _)| *number == qtype).unwrap_or(TYPES.len() - 1),
         };
-        bump(self.queries[proto as usize][family as usize].get(place));
+        bump(self.queries.get(query_cell(proto, family, place)));
     }
 
     /// Counts a response.
@@ -126,7 +140,7 @@ impl Sum<'_> {
 
     /// Queries that arrived so.
     pub fn queries(&self, proto: Proto, family: Family, place: usize) -> u64 {
-        self.of(|cells| cells.queries[proto as usize][family as usize].get(place))
+        self.of(|cells| cells.queries.get(query_cell(proto, family, place)))
     }
 
     /// Responses with a code; the last counts all codes beyond.

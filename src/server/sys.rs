@@ -116,7 +116,7 @@ impl ReturnPath {
             }
         };
         let link_local = index == INDEX_V6
-            && self.control.0.get(data..data + 2).is_some_and(|o| o[0] == 0xfe && o[1] & 0xc0 == 0x80);
+            && matches!(self.control.0.get(data..data + 2), Some([0xfe, second]) if second & 0xc0 == 0x80);
         if !link_local
             && let Some(place) = self.control.0.get_mut(data + index..data + index + size_of::<c_int>())
         {
@@ -174,7 +174,7 @@ impl Batch {
         let received = self.paths.iter_mut().zip(&mut self.lengths).zip(&headers).take(count);
         for ((path, length), header) in received {
             path.name_len = header.msg_hdr.msg_namelen;
-            path.control_len = header.msg_hdr.msg_controllen as usize;
+            path.control_len = header.msg_hdr.msg_controllen;
             path.turn_around();
             let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             *length = ((header.msg_len as usize).min(DATAGRAM), cut);
@@ -310,7 +310,7 @@ mod tests {
         // A connected client takes replies from the address it asked only.
         client.connect((ask.parse::<IpAddr>().unwrap(), local.port())).unwrap();
         client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-        (0..3u8).for_each(|octet| drop(client.send(&[octet; 20]).unwrap()));
+        (0..3u8).for_each(|octet| assert_eq!(client.send(&[octet; 20]).unwrap(), 20));
         let mut batch = Batch::new(with_info);
         let mut seen = 0;
         while seen < 3 {

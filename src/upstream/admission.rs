@@ -22,11 +22,11 @@ struct Flight<T> {
     suspect: AtomicBool,
 }
 
-type Shard<T> = Mutex<HashMap<Box<[u8]>, Arc<Flight<T>>, RandomState>>;
+type Table<T> = HashMap<Box<[u8]>, Arc<Flight<T>>, RandomState>;
 
 /// All questions on their way, by key.
 pub struct Flights<T> {
-    shards: [Shard<T>; SHARDS],
+    shards: [Mutex<Table<T>>; SHARDS],
     hasher: RandomState,
 }
 
@@ -74,7 +74,7 @@ impl<T> Flights<T> {
         }
     }
 
-    fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<Flight<T>>, RandomState>> {
+    fn shard(&self, key: &[u8]) -> MutexGuard<'_, Table<T>> {
         let index = self.hasher.hash_one(key) as usize % SHARDS;
         // The remainder is an index of the array; the first shard stands in for what cannot happen.
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);

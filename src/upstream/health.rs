@@ -113,12 +113,16 @@ impl Server {
 
     /// Counts a question that went out.
     pub fn asked(&self, over: Transport) {
-        self.questions[over as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = self.questions.get(over as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts a try that came to nothing.
     pub fn failed(&self, why: TryFailure, now: Instant) {
-        self.failures[why as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = self.failures.get(why as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         if matches!(why, TryFailure::Timeout | TryFailure::Unreachable | TryFailure::Rcode) {
             self.health().failed(now, rand::random());
         }
@@ -127,13 +131,17 @@ impl Server {
     /// Questions sent over UDP and over TCP.
     pub fn questions(&self) -> [(Transport, u64); 2] {
         [Transport::Udp, Transport::Tcp]
-            .map(|over| (over, self.questions[over as usize].load(Ordering::Relaxed)))
+            .map(|over| (over, read(self.questions.get(over as usize))))
     }
 
     /// Failed tries by reason.
     pub fn failures(&self) -> [(TryFailure, u64); TryFailure::ALL.len()] {
-        TryFailure::ALL.map(|why| (why, self.failures[why as usize].load(Ordering::Relaxed)))
+        TryFailure::ALL.map(|why| (why, read(self.failures.get(why as usize))))
     }
+}
+
+fn read(count: Option<&AtomicU64>) -> u64 {
+    count.map_or(0, |count| count.load(Ordering::Relaxed))
 }
 
 /// Failures in a row after which a server is asked last.
