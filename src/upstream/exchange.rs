@@ -15,13 +15,15 @@ use super::health::{Server, Transport, TryFailure};
 use super::udp::{Arrival, Arrivals};
 use super::zones::Zone;
 use super::{Carrier, Failure, Question, Ticket, matching};
-use crate::wire::answer::{Answer, Kind};
+use crate::wire::answer::{Answer, Kind, lower_question};
 use crate::wire::edns;
 use crate::wire::header::{Flags, HEADER_LEN, Header};
 use crate::wire::iana::Rcode;
 
 /// Packets one question may cost. Where a tenth is lost each way, five tries leave 2 in 10,000 unanswered.
 pub const MAX_TRIES: usize = 5;
+/// Streams of these to one server: a connection may be reset once, a server that resets each is none.
+const MAX_STREAMS: usize = 2;
 /// How long a try waits before the next goes out beside it.
 pub const TRY_TIMEOUT: Duration = Duration::from_millis(350);
 /// No try begins after this: whoever asked has had an answer by then.
@@ -254,7 +256,7 @@ impl Tries<'_> {
             Arrival::Refused(_) if !made.open => Verdict::Wait,
             Arrival::Refused(_) => self.refused(number, now),
             Arrival::CaseDiffers(message) => self.case_differs(number, message, now),
-            Arrival::Reply(message) => self.reply(number, &message, now),
+            Arrival::Reply(message) => self.reply(number, message, now),
         }
     }
 
@@ -268,7 +270,7 @@ impl Tries<'_> {
         if let Some(held) = made.held.take()
             && !made.server.health().trusts_case()
         {
-            return self.reply(number, &held, now);
+            return self.reply(number, held, now);
         }
         // A server that refused is not asked again at once, only in its turn: a port that is closed for a
         // moment costs one try, and one that stays closed no storm.
@@ -280,7 +282,7 @@ impl Tries<'_> {
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
         let server = Arc::clone(&made.server);
         if !server.health().mixes_case(now) {
-            return self.reply(number, &message, now);
+            return self.reply(number, message, now);
         }
         server.failed(TryFailure::Case, now);
         if self.asks_over_tcp(&server) {
@@ -290,14 +292,16 @@ impl Tries<'_> {
         Verdict::Wait
     }
 
+    /// True where a stream to the server is being tried, or has been tried often enough.
     fn asks_over_tcp(&self, server: &Server) -> bool {
-        self.made.iter().any(|made| made.over == Transport::Tcp && made.server.number == server.number)
+        let streams = self.made.iter().filter(|made| made.over == Transport::Tcp && made.server.number == server.number);
+        streams.clone().any(|made| made.open) || streams.count() >= MAX_STREAMS
     }
 
-    fn reply(&mut self, number: usize, message: &[u8], now: Instant) -> Verdict {
+    fn reply(&mut self, number: usize, mut message: Vec<u8>, now: Instant) -> Verdict {
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
         let server = Arc::clone(&made.server);
-        let truncated = Header::read(message).is_some_and(|header| header.flags.has(Flags::TC));
+        let truncated = Header::read(&message).is_some_and(|header| header.flags.has(Flags::TC));
         if truncated && made.over == Transport::Udp {
             made.open = false;
             server.health().answered(now - made.at);
@@ -306,11 +310,13 @@ impl Tries<'_> {
             }
             return Verdict::Wait;
         }
-        let Ok(mut answer) = Answer::read(message) else {
+        let echoed = message.get(HEADER_LEN..HEADER_LEN + made.sent.len()) == Some(&made.sent);
+        lower_question(&mut message);
+        let Ok(mut answer) = Answer::read(&message) else {
             server.failed(TryFailure::Malformed, now);
             return Verdict::Wait;
         };
-        note_case(made, message, &answer, now);
+        note_case(made, echoed, &answer, now);
         made.open = false;
         if made.with_edns && !answer.had_opt && matches!(answer.rcode, Rcode::FORMERR | Rcode::NOTIMP) {
             // RFC 6891 section 6.2.2: the server knows no EDNS; it is asked again without.
@@ -340,7 +346,7 @@ impl Tries<'_> {
 }
 
 /// Learns from a reply whether its server keeps letter case.
-fn note_case(made: &mut Made, message: &[u8], answer: &Answer, now: Instant) {
+fn note_case(made: &mut Made, echoed: bool, answer: &Answer, now: Instant) {
     let mut health = made.server.health();
     if let Some(held) = made.held.take() {
         if Answer::read(&held).is_ok_and(|held| held.says_the_same(answer)) {
@@ -349,7 +355,6 @@ fn note_case(made: &mut Made, message: &[u8], answer: &Answer, now: Instant) {
         return;
     }
     let asked_in_upper_case = made.sent.iter().rev().skip(4).any(u8::is_ascii_uppercase);
-    let echoed = message.get(HEADER_LEN..HEADER_LEN + made.sent.len()) == Some(&made.sent);
     if made.over == Transport::Udp && asked_in_upper_case && echoed {
         health.echoed_case();
     }

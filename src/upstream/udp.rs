@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -177,16 +178,16 @@ async fn receive(socket: Rc<Socket>) {
             }
         };
         tokio::select! {
-            ready = socket.io.readable() => if ready.is_err() { return },
+            ready = socket.io.ready(Interest::READABLE | Interest::ERROR) => if ready.is_err() { return },
             () = retire => socket.retired.set(true),
         }
-        loop {
-            match socket.io.try_recv(&mut buffer) {
-                Ok(length) => socket.dispatch(buffer.get(..length).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // ICMP says that nobody is there, on behalf of everything sent from this socket.
-                Err(error) => socket.refused(error.kind()),
-            }
+        while let Ok(length) = socket.io.try_recv(&mut buffer) {
+            socket.dispatch(buffer.get(..length).unwrap_or_default());
+        }
+        // ICMP says that nobody is there, on behalf of everything sent from this socket.
+        let error = || socket.io.take_error()?.map_or(Err(io::ErrorKind::WouldBlock.into()), Ok);
+        if let Ok(error) = socket.io.try_io(Interest::ERROR, error) {
+            socket.refused(error.kind());
         }
         if socket.retired.get() && socket.waiting.borrow().is_empty() {
             return;

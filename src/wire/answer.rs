@@ -107,23 +107,20 @@ impl Answer {
         })
     }
 
-    /// Replaces owner names that repeat the QNAME letter by letter with its lower-case spelling.
-    ///
-    /// Servers that do not compress would otherwise show clients the random case that we asked in.
+    /// Lowers owner names that repeat the QNAME letter by letter, as [`lower_question`] does with the question.
     pub fn settle_case(&mut self) {
         let Some(question) = Question::read(&self.wire) else { return };
-        let lower = question.qname().to_ascii_lowercase();
+        let qname = question.qname().to_vec();
         let mut start = question.end();
         for &ttl_at in &self.ttl_offsets {
             let ttl_at = usize::from(ttl_at);
             if let Some(owner) = self.wire.get_mut(start..ttl_at.saturating_sub(4))
-                && owner.eq_ignore_ascii_case(&lower)
+                && owner.eq_ignore_ascii_case(&qname)
             {
-                owner.copy_from_slice(&lower);
+                owner.make_ascii_lowercase();
             }
             start = record_end(&self.wire, ttl_at);
         }
-        super::put(&mut self.wire, HEADER_LEN, &lower);
     }
 
     /// True where both say the same but for order, TTLs and letter case: code and answer records.
@@ -144,6 +141,14 @@ impl Answer {
         }
         records.sort_unstable();
         records
+    }
+}
+
+/// Lowers the question of a reply, so that the random case we asked in does not show in names that point into it.
+pub fn lower_question(message: &mut [u8]) {
+    let length = Question::read(message).map_or(0, |question| question.qname().len());
+    if let Some(qname) = message.get_mut(HEADER_LEN..HEADER_LEN + length) {
+        qname.make_ascii_lowercase();
     }
 }
 

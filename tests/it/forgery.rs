@@ -1,0 +1,153 @@
+//! Replies that are not: one wrong field is enough to be ignored, and the true reply still comes through (RFC 5452).
+
+use std::net::{SocketAddr, UdpSocket};
+use std::collections::{BTreeMap, HashSet};
+
+use hickory_resolver::proto::rr::RecordType;
+
+use crate::harness::{Asked, Nodens, Upstream, query, udp};
+
+const TRUE: u8 = 1;
+const FORGED: u8 = 66;
+
+fn flip_case(packet: &mut [u8]) {
+    for octet in &mut packet[12..33] {
+        if octet.is_ascii_alphabetic() {
+            *octet ^= 0x20;
+            return;
+        }
+    }
+}
+
+/// The reply with the forger's address and one field changed.
+fn forge(asked: &Asked, change: impl Fn(&mut Vec<u8>)) -> (u64, Vec<u8>) {
+    let mut reply = asked.address(300, FORGED);
+    change(&mut reply);
+    (0, reply)
+}
+
+fn answer(nodens: &Nodens, name: &str) -> u8 {
+    let reply = udp(nodens.addr, &query(name, RecordType::A));
+    assert_eq!(reply[7], 1, "an answer");
+    reply[reply.len() - 12]
+}
+
+#[test]
+fn one_wrong_field_is_ignored_and_the_true_reply_taken() {
+    let qtype_at = |asked: &Asked| 12 + asked.question().len() - 4;
+    let upstream = Upstream::start(move |asked| {
+        if asked.tcp {
+            return vec![(0, asked.address(300, TRUE))];
+        }
+        let at = qtype_at(asked);
+        let forged = match asked.name().split('.').next().unwrap() {
+            "id" => forge(asked, |r| r[1] ^= 1),
+            "name" => forge(asked, |r| r[13] ^= 1),
+            "type" => forge(asked, |r| r[at + 1] = 28),
+            "class" => forge(asked, |r| r[at + 3] = 3),
+            "case" => forge(asked, |r| flip_case(r)),
+            "query" => forge(asked, |r| r[2] &= 0x7f),
+            "opcode" => forge(asked, |r| r[2] |= 0x10),
+            "questions" => forge(asked, |r| r[5] = 0),
+            "cut" => forge(asked, |r| drop(r.pop())),
+            "counts" => forge(asked, |r| r[7] = 9),
+            "header" => forge(asked, |r| r.truncate(11)),
+            _ => return vec![(0, asked.address(300, TRUE))],
+        };
+        vec![forged, (200, asked.address(300, TRUE))]
+    });
+    let nodens = Nodens::before(upstream.addr, &[]);
+    for field in ["id", "name", "type", "class", "case", "query", "opcode", "questions", "cut", "counts", "header"] {
+        // Both before and after the server has shown that it keeps letter case.
+        assert_eq!(answer(&nodens, &format!("{field}.first.example.com")), TRUE, "{field}");
+    }
+    (0..10).for_each(|n| assert_eq!(answer(&nodens, &format!("echo{n}.example.com")), TRUE));
+    for field in ["id", "name", "type", "class", "case", "query", "opcode", "questions", "cut", "counts", "header"] {
+        assert_eq!(answer(&nodens, &format!("{field}.second.example.com")), TRUE, "{field}");
+    }
+}
+
+#[test]
+fn another_address_or_port_is_nobody() {
+    let upstream = Upstream::start(|asked| {
+        let forged = asked.address(300, FORGED);
+        for own in ["127.0.0.2:0", "127.0.0.1:0"] {
+            UdpSocket::bind(own).unwrap().send_to(&forged, asked.from).unwrap();
+        }
+        vec![(200, asked.address(300, TRUE))]
+    });
+    let nodens = Nodens::before(upstream.addr, &[]);
+    assert_eq!(answer(&nodens, "a.example.com"), TRUE);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn a_server_that_lowers_letter_case_works_and_is_soon_asked_in_lower_case() {
+    let upstream = Upstream::simple(|asked| {
+        let mut reply = asked.address(300, TRUE);
+        reply[12..].make_ascii_lowercase();
+        reply
+    });
+    let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
+    (0..20).for_each(|n| assert_eq!(answer(&nodens, &format!("n{n}.example.com")), TRUE));
+    let asked = upstream.asked();
+    assert_eq!(asked.iter().filter(|one| one.tcp).count(), 3, "TCP confirms three times");
+    assert!(asked[6..].iter().all(|one| !one.question().iter().any(u8::is_ascii_uppercase) && !one.tcp));
+}
+
+/// Pearson's chi-square of counts over equally likely cells.
+fn chi_square(counts: &[u64]) -> f64 {
+    let expected = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+    counts.iter().map(|count| (*count as f64 - expected).powi(2) / expected).sum()
+}
+
+#[test]
+fn ids_and_ports_cannot_be_guessed() {
+    const QUESTIONS: usize = 4000;
+    let upstream = Upstream::simple(|asked| asked.address(300, TRUE));
+    let nodens = Nodens::before(upstream.addr, &[]);
+    let askers: Vec<_> = (0..4)
+        .map(|asker| {
+            let addr = nodens.addr;
+            std::thread::spawn(move || {
+                (0..QUESTIONS / 4).for_each(|n| drop(udp(addr, &query(&format!("q{n}.a{asker}.example.com"), RecordType::A))));
+            })
+        })
+        .collect();
+    askers.into_iter().for_each(|asker| asker.join().unwrap());
+    let asked = upstream.asked();
+    assert_eq!(asked.len(), QUESTIONS);
+    // 63 degrees of freedom: 150 is exceeded once in ten million runs.
+    for bits in [0, 10] {
+        let mut ids = [0; 64];
+        asked.iter().for_each(|one| ids[usize::from(u16::from_be_bytes([one.packet[0], one.packet[1]]) >> bits & 63)] += 1);
+        assert!(chi_square(&ids) < 150.0, "IDs from bit {bits}: {}", chi_square(&ids));
+    }
+    let mut by_port: BTreeMap<u16, u64> = BTreeMap::new();
+    asked.iter().for_each(|one| *by_port.entry(one.from.port()).or_default() += 1);
+    assert!(by_port.len() >= QUESTIONS / 128, "{} sockets", by_port.len());
+    assert!(by_port.values().all(|count| *count <= 128), "a socket retires");
+    let steps: HashSet<i32> = asked.windows(2).map(|pair| i32::from(pair[1].from.port()) - i32::from(pair[0].from.port())).collect();
+    assert!(steps.len() > by_port.len(), "the next port does not follow from the last");
+    let mixed = asked.iter().filter(|one| one.question().iter().any(u8::is_ascii_uppercase)).count();
+    assert!(mixed > QUESTIONS * 9 / 10, "{mixed} in mixed case");
+}
+
+#[test]
+fn client_options_never_go_upstream() {
+    let upstream = Upstream::simple(|asked| asked.address(300, TRUE));
+    let nodens = Nodens::before(upstream.addr, &[]);
+    let ecs = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x17\x00\x08\x00\x07\x00\x01\x18\x00\x0a\x01\x02\x00\x0a\x00\x08CLIENT-C";
+    for last in [2u8, 3] {
+        let mut packet = query("ecs.example.com", RecordType::A);
+        packet.truncate(packet.len() - 11);
+        packet.extend_from_slice(ecs);
+        let at = packet.len() - 13;
+        packet[at] = last;
+        udp(nodens.addr, &packet);
+    }
+    let asked = upstream.asked();
+    assert_eq!(asked.len(), 1, "an option is no part of the question (CVE-2025-5994)");
+    assert!(asked[0].packet.ends_with(b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00"));
+    let _: SocketAddr = asked[0].from;
+}

@@ -1,0 +1,23 @@
+//! The program from outside: real sockets, real servers, real clients.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod authoritative;
+mod clients;
+mod command_line;
+mod failures;
+mod faithful;
+mod forgery;
+mod harness;
+mod lab;
+mod odd_queries;
+mod stop;
+mod streams;
