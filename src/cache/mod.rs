@@ -83,16 +83,21 @@ impl Cache {
 
     /// Makes an entry of an upstream's answer and keeps it for as long as its records allow.
     ///
-    /// `client` is whose question brought it: its share of the store is bounded.
+    /// `client` is whose question brought it: its share of the store is bounded. A failure does not replace an
+    /// answer that came meanwhile: then that is what is told.
     pub fn keep(&self, key: &QueryKey, answer: Answer, client: IpAddr, now: Moment) -> Arc<Entry> {
-        let failures = match answer.kind {
-            Kind::Failure => self.store.failed(key),
+        let before = self.store.get(key).filter(|before| before.is_fresh(now));
+        let failures = match (answer.kind, &before) {
+            (Kind::Failure, Some(good)) if good.kind() != Kind::Failure => return Arc::clone(good),
+            (Kind::Failure, _) => self.store.failed(key),
             _ => self.store.succeeded(key),
         };
         let entry = Arc::new(Entry::new(key, answer, self.caps, failures, self.store.bucket(client), now));
         if entry.is_fresh(now) {
             self.store.insert(Arc::clone(&entry));
         }
+        // The hot level may hold what this replaces: a failure that a late answer mends, say.
+        before.inspect(|before| before.make_void());
         entry
     }
 

@@ -42,12 +42,12 @@ pub async fn serve(
             ready = server.socket.readable() => ready?,
             () = stop.wait() => break,
         }
-        server.turn(&mut batch).await;
+        server.turn(&mut batch, Ask::Readiness).await;
     }
     let end = Instant::now() + GRACE;
     loop {
         // What arrived before the signal is in the socket now; what arrives meanwhile is served as well.
-        server.turn(&mut batch).await;
+        server.turn(&mut batch, Ask::Kernel).await;
         if server.in_flight.is_none() || Instant::now() >= end {
             return Ok(());
         }
@@ -59,6 +59,15 @@ pub async fn serve(
     }
 }
 
+/// Who says whether datagrams wait.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// The runtime, which knows as of its last look.
+    Readiness,
+    /// The socket itself: before it is closed nothing may be overlooked.
+    Kernel,
+}
+
 struct Server {
     socket: Socket,
     resolver: Rc<Resolver>,
@@ -67,9 +76,13 @@ struct Server {
 
 impl Server {
     /// Takes and answers what waits, a bounded number of batches at a time, until the socket is empty.
-    async fn turn(&self, batch: &mut Batch) {
+    async fn turn(&self, batch: &mut Batch, ask: Ask) {
         for turn in 1.. {
-            let received = self.socket.try_io(Interest::READABLE, || batch.receive(self.socket.as_fd()));
+            let mut receive = || batch.receive(self.socket.as_fd());
+            let received = match ask {
+                Ask::Readiness => self.socket.try_io(Interest::READABLE, receive),
+                Ask::Kernel => receive(),
+            };
             let Ok(count) = received else { return };
             self.answer(batch, count);
             self.send(batch).await;

@@ -294,7 +294,10 @@ impl Tries<'_> {
 
     /// True where a stream to the server is being tried, or has been tried often enough.
     fn asks_over_tcp(&self, server: &Server) -> bool {
-        let streams = self.made.iter().filter(|made| made.over == Transport::Tcp && made.server.number == server.number);
+        let streams = self
+            .made
+            .iter()
+            .filter(|made| made.over == Transport::Tcp && made.server.number == server.number);
         streams.clone().any(|made| made.open) || streams.count() >= MAX_STREAMS
     }
 

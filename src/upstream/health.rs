@@ -130,8 +130,7 @@ impl Server {
 
     /// Questions sent over UDP and over TCP.
     pub fn questions(&self) -> [(Transport, u64); 2] {
-        [Transport::Udp, Transport::Tcp]
-            .map(|over| (over, read(self.questions.get(over as usize))))
+        [Transport::Udp, Transport::Tcp].map(|over| (over, read(self.questions.get(over as usize))))
     }
 
     /// Failed tries by reason.

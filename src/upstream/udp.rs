@@ -185,7 +185,7 @@ async fn receive(socket: Rc<Socket>) {
             socket.dispatch(buffer.get(..length).unwrap_or_default());
         }
         // ICMP says that nobody is there, on behalf of everything sent from this socket.
-        let error = || socket.io.take_error()?.map_or(Err(io::ErrorKind::WouldBlock.into()), Ok);
+        let error = || socket.io.take_error()?.ok_or(io::Error::from(io::ErrorKind::WouldBlock));
         if let Ok(error) = socket.io.try_io(Interest::ERROR, error) {
             socket.refused(error.kind());
         }

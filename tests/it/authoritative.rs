@@ -6,13 +6,20 @@ use std::sync::{Arc, Barrier};
 use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::RecordType;
 
-use crate::harness::{Authority, Counter, Nodens, Upstream, connect, need, query, read_framed, send_framed, tool, udp, udp_from};
+use crate::harness::{
+    Authority, Counter, Nodens, Upstream, connect, need, query, read_framed, send_framed, tool, udp, udp_from,
+};
 
 /// A zone of so many hosts with both kinds of address.
 fn zone(hosts: usize) -> String {
-    let mut text = String::from("$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n");
+    let mut text =
+        String::from("$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n");
     for host in 0..hosts {
-        text.push_str(&format!("h{host} A 198.51.{}.{}\nh{host} AAAA 2001:db8::{host:x}\n", host / 250, host % 250 + 1));
+        text.push_str(&format!(
+            "h{host} A 198.51.{}.{}\nh{host} AAAA 2001:db8::{host:x}\n",
+            host / 250,
+            host % 250 + 1
+        ));
     }
     text
 }
@@ -85,7 +92,20 @@ fn what_knotd_says_of_all_kinds_arrives_unchanged() {
             type TYPE65280 \\# 4 01020304\ndeep DNAME example.org.\nhttps HTTPS 1 . alpn=h2\n";
     let knotd = Authority::knotd(&[("example.com", text)]);
     let nodens = Nodens::before(knotd.addr, &[]);
-    let types = ["h0 A", "alias AAAA", "x.wild A", "mx MX", "_s._tcp SRV", "caa CAA", "naptr NAPTR", "type TYPE65280", "x.deep A", "https HTTPS", "nx A", "mx A"];
+    let types = [
+        "h0 A",
+        "alias AAAA",
+        "x.wild A",
+        "mx MX",
+        "_s._tcp SRV",
+        "caa CAA",
+        "naptr NAPTR",
+        "type TYPE65280",
+        "x.deep A",
+        "https HTTPS",
+        "nx A",
+        "mx A",
+    ];
     for asked in types {
         let (host, qtype) = asked.split_once(' ').unwrap();
         let qtype = match qtype.strip_prefix("TYPE") {
@@ -113,7 +133,9 @@ fn five_hundred_equal_cold_questions_are_one() {
             std::thread::spawn(move || {
                 let sockets: Vec<_> = (0..10)
                     .map(|_| {
-                        let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::new(127, 0, 2, client + 1), 0)).unwrap();
+                        let socket =
+                            std::net::UdpSocket::bind((std::net::Ipv4Addr::new(127, 0, 2, client + 1), 0))
+                                .unwrap();
                         socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
                         socket
                     })
@@ -136,8 +158,12 @@ fn flood(own: IpAddr, nodens: &Nodens, names: impl Iterator<Item = String>) {
     socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
     let names: Vec<String> = names.collect();
     for burst in names.chunks(64) {
-        burst.iter().for_each(|name| drop(socket.send_to(&query(name, RecordType::A), nodens.addr).unwrap()));
-        burst.iter().for_each(|_| drop(socket.recv(&mut [0; 512]).unwrap()));
+        for name in burst {
+            socket.send_to(&query(name, RecordType::A), nodens.addr).unwrap();
+        }
+        for _ in burst {
+            socket.recv(&mut [0; 512]).unwrap();
+        }
     }
 }
 
@@ -145,10 +171,12 @@ fn flood(own: IpAddr, nodens: &Nodens, names: impl Iterator<Item = String>) {
 fn a_full_cache_takes_newcomers_and_no_client_flushes_it() {
     let upstream = Upstream::simple(|asked| asked.address(3600, 1));
     let nodens = Nodens::before(upstream.addr, &["--workers", "2", "--cache-size", "2MiB"]);
-    let (hot, crowd, third): (IpAddr, IpAddr, IpAddr) = ([127, 0, 3, 1].into(), [127, 0, 3, 2].into(), [127, 0, 3, 3].into());
+    let (hot, crowd, third): (IpAddr, IpAddr, IpAddr) =
+        ([127, 0, 3, 1].into(), [127, 0, 3, 2].into(), [127, 0, 3, 3].into());
     let hot_names = || (0..1000).map(|n| format!("hot{n}.example.com"));
     (0..3).for_each(|_| flood(hot, &nodens, hot_names()));
-    let asked_for = |prefix: &str| upstream.asked().iter().filter(|one| one.name().starts_with(prefix)).count();
+    let asked_for =
+        |prefix: &str| upstream.asked().iter().filter(|one| one.name().starts_with(prefix)).count();
 
     for (round, flooded) in [0, 40_000].into_iter().enumerate() {
         let step = flooded / 40;
@@ -183,7 +211,15 @@ fn a_client_keeps_its_share_of_the_store_while_another_floods_it() {
 fn an_upstream_that_is_ourselves_is_found_and_left_out() {
     let addr = crate::harness::free_addr();
     let mut command = crate::harness::nodens();
-    command.args(["serve", "--listen", &addr.to_string(), "--admin", "127.0.0.1:0", "--upstream", &format!("udp://{addr}")]);
+    command.args([
+        "serve",
+        "--listen",
+        &addr.to_string(),
+        "--admin",
+        "127.0.0.1:0",
+        "--upstream",
+        &format!("udp://{addr}"),
+    ]);
     let nodens = Nodens::spawn(command);
     let reply = nodens.ask("www.example.com", RecordType::A);
     assert_eq!(u16::from(reply.metadata.response_code), 2);
@@ -196,19 +232,33 @@ fn a_loop_through_another_forwarder_is_found() {
     if !need("unbound") {
         return;
     }
-    let (ours, theirs, dir) = (crate::harness::free_addr(), crate::harness::free_addr(), crate::harness::Dir::new());
+    let (ours, theirs, dir) =
+        (crate::harness::free_addr(), crate::harness::free_addr(), crate::harness::Dir::new());
     let conf = format!(
         "server:\n  interface: {}\n  port: {}\n  do-not-query-localhost: no\n  use-syslog: no\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n  num-threads: 1\n  module-config: \"iterator\"\nforward-zone:\n  name: \".\"\n  forward-addr: {}@{}\n",
-        theirs.ip(), theirs.port(), ours.ip(), ours.port()
+        theirs.ip(),
+        theirs.port(),
+        ours.ip(),
+        ours.port()
     );
     let conf = dir.file("unbound.conf", &conf);
-    let mut unbound = tool("unbound").arg("-d").arg("-c").arg(conf).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut unbound =
+        tool("unbound").arg("-d").arg("-c").arg(conf).stderr(std::process::Stdio::null()).spawn().unwrap();
     let mut command = crate::harness::nodens();
-    command.args(["serve", "--listen", &ours.to_string(), "--admin", "127.0.0.1:0", "--upstream", &format!("udp://{theirs}")]);
+    command.args([
+        "serve",
+        "--listen",
+        &ours.to_string(),
+        "--admin",
+        "127.0.0.1:0",
+        "--upstream",
+        &format!("udp://{theirs}"),
+    ]);
     let nodens = Nodens::spawn(command);
     let start = std::time::Instant::now();
     let mut number = 0;
-    while !nodens.said().contains("leads back to this process") && start.elapsed() < crate::harness::PATIENCE {
+    while !nodens.said().contains("leads back to this process") && start.elapsed() < crate::harness::PATIENCE
+    {
         number += 1;
         nodens.ask(&format!("loop{number}.example.com"), RecordType::A);
     }

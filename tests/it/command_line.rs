@@ -12,11 +12,23 @@ fn check(toml: &str) -> (Option<i32>, String) {
 #[test]
 fn five_mistakes_have_five_clear_errors() {
     let mistakes = [
-        ("[server]\nlisten_on = [\"127.0.0.1:53\"]\n", ["nodens.toml:2:1", "server.listen_on", "`listen_on`", "`listen` or `workers`"]),
-        ("[server]\nworkers = \"two\"\n", ["nodens.toml:2:11", "server.workers", "\"two\"", "a whole number"]),
+        (
+            "[server]\nlisten_on = [\"127.0.0.1:53\"]\n",
+            ["nodens.toml:2:1", "server.listen_on", "`listen_on`", "`listen` or `workers`"],
+        ),
+        (
+            "[server]\nworkers = \"two\"\n",
+            ["nodens.toml:2:11", "server.workers", "\"two\"", "a whole number"],
+        ),
         ("[cache]\n\nsize = \"64MB\"\n", ["nodens.toml:3:8", "cache.size", "\"64MB\"", "KiB, MiB, GiB"]),
-        ("[server]\nlisten = [\"127.0.0.1\"]\n", ["nodens.toml:2:10", "server.listen", "\"127.0.0.1\"", "127.0.0.1:1053"]),
-        ("[[forward]]\nzone = \"a..b\"\nupstreams = [\"udp://192.0.2.1\"]\n", ["nodens.toml:2:8", "forward.zone", "\"a..b\"", "a domain name"]),
+        (
+            "[server]\nlisten = [\"127.0.0.1\"]\n",
+            ["nodens.toml:2:10", "server.listen", "\"127.0.0.1\"", "127.0.0.1:1053"],
+        ),
+        (
+            "[[forward]]\nzone = \"a..b\"\nupstreams = [\"udp://192.0.2.1\"]\n",
+            ["nodens.toml:2:8", "forward.zone", "\"a..b\"", "a domain name"],
+        ),
     ];
     for (toml, parts) in mistakes {
         let (code, said) = check(toml);
@@ -32,7 +44,11 @@ fn flags_and_variables_are_named_as_such() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("argument --cache-size: cache.size: found \"lots\""), "{said}");
-    let output = nodens().args(["check", "--upstream", "udp://192.0.2.1"]).env("NODENS_WORKERS", "0").output().unwrap();
+    let output = nodens()
+        .args(["check", "--upstream", "udp://192.0.2.1"])
+        .env("NODENS_WORKERS", "0")
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("environment variable NODENS_WORKERS: server.workers: found 0"), "{said}");
     assert_eq!(run(&["serve", "--nonsense"]).status.code(), Some(2));
@@ -43,7 +59,15 @@ fn flags_and_variables_are_named_as_such() {
 #[test]
 fn what_check_prints_can_be_served() {
     let dir = Dir::new();
-    let output = run(&["check", "--upstream", "udp://192.0.2.1,tcp://[2001:db8::1]:54", "--forward", "corp=udp://192.0.2.2", "--workers", "3"]);
+    let output = run(&[
+        "check",
+        "--upstream",
+        "udp://192.0.2.1,tcp://[2001:db8::1]:54",
+        "--forward",
+        "corp=udp://192.0.2.2",
+        "--workers",
+        "3",
+    ]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("At most:") && text.contains("tcp://[2001:db8::1]:54"), "{text}");

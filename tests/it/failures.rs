@@ -10,7 +10,8 @@ use crate::harness::{Nodens, PATIENCE, Upstream, free_addr, query, udp};
 fn code(nodens: &Nodens, name: &str) -> (ResponseCode, Option<u16>) {
     let reply = udp(nodens.addr, &query(name, RecordType::A));
     let message = Message::from_vec(&reply).unwrap();
-    let opt = message.edns.is_some().then(|| reply.windows(3).position(|octets| octets == [0, 0, 41])).flatten();
+    let opt =
+        message.edns.is_some().then(|| reply.windows(3).position(|octets| octets == [0, 0, 41])).flatten();
     let info = opt.and_then(|at| reply.get(at + 11..at + 17)).filter(|option| option[..2] == [0, 15]);
     (message.metadata.response_code, info.map(|option| u16::from_be_bytes([option[4], option[5]])))
 }
@@ -62,7 +63,8 @@ fn one_bad_server_of_two_is_not_seen() {
 
 #[test]
 fn a_late_answer_fills_the_cache() {
-    let upstream = Upstream::start(|asked| if asked.number == 0 { vec![(2500, asked.address(300, 1))] } else { vec![] });
+    let upstream =
+        Upstream::start(|asked| if asked.number == 0 { vec![(2500, asked.address(300, 1))] } else { vec![] });
     let nodens = Nodens::before(upstream.addr, &[]);
     assert_eq!(code(&nodens, "slow.example.com").0, ResponseCode::ServFail);
     let start = Instant::now();
@@ -86,19 +88,23 @@ fn truncation_without_tcp_fails_and_a_reset_is_survived() {
         (true, _) => asked.address(300, 1),
     });
     let nodens = Nodens::before(resets.addr, &["--workers", "1"]);
-    let good = (0..10).filter(|n| code(&nodens, &format!("n{n}.example.com")).0 == ResponseCode::NoError).count();
+    let good =
+        (0..10).filter(|n| code(&nodens, &format!("n{n}.example.com")).0 == ResponseCode::NoError).count();
     assert_eq!(good, 10);
 }
 
 #[test]
 fn a_tcp_upstream_answers_out_of_order() {
-    let upstream = Upstream::start(|asked| vec![(if asked.name().starts_with("slow") { 300 } else { 0 }, asked.address(300, 1))]);
+    let upstream = Upstream::start(|asked| {
+        vec![(if asked.name().starts_with("slow") { 300 } else { 0 }, asked.address(300, 1))]
+    });
     let nodens = Nodens::start(&["--workers", "1", "--upstream", &format!("tcp://{}", upstream.addr)]);
     for n in 0..50 {
         assert_eq!(code(&nodens, &format!("n{n}.example.com")).0, ResponseCode::NoError);
     }
     assert!(upstream.asked().iter().all(|asked| asked.tcp));
-    let ports: std::collections::HashSet<u16> = upstream.asked().iter().map(|asked| asked.from.port()).collect();
+    let ports: std::collections::HashSet<u16> =
+        upstream.asked().iter().map(|asked| asked.from.port()).collect();
     assert!(ports.len() <= 2, "connections are kept: {}", ports.len());
 }
 
@@ -115,7 +121,9 @@ fn a_server_without_edns_is_asked_without() {
 
 #[test]
 fn one_clients_waiting_questions_are_bounded_and_others_go_on() {
-    let upstream = Upstream::start(|asked| if asked.name().starts_with("good") { vec![(0, asked.address(300, 1))] } else { vec![] });
+    let upstream = Upstream::start(|asked| {
+        if asked.name().starts_with("good") { vec![(0, asked.address(300, 1))] } else { vec![] }
+    });
     let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
     let socket = std::net::UdpSocket::bind("127.0.5.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

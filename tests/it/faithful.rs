@@ -8,12 +8,18 @@ use crate::harness::{Nodens, Upstream, query, tcp, udp, with_edns};
 /// The message without what may differ: ID, case, TTLs, OPT.
 fn sections(message: &Message) -> [Vec<(String, RecordType, String)>; 3] {
     [&message.answers, &message.authorities, &message.additionals].map(|section| {
-        section.iter().map(|r| (r.name.to_lowercase().to_ascii(), r.record_type(), r.data.to_string())).collect()
+        section
+            .iter()
+            .map(|r| (r.name.to_lowercase().to_ascii(), r.record_type(), r.data.to_string()))
+            .collect()
     })
 }
 
 fn both(nodens: &Nodens, upstream: &Upstream, packet: &[u8]) -> (Message, Message) {
-    (Message::from_vec(&udp(nodens.addr, packet)).unwrap(), Message::from_vec(&udp(upstream.addr, packet)).unwrap())
+    (
+        Message::from_vec(&udp(nodens.addr, packet)).unwrap(),
+        Message::from_vec(&udp(upstream.addr, packet)).unwrap(),
+    )
 }
 
 const SOA: &[u8] = b"\x07example\x03com\x00\x00\x06\x00\x01\x00\x00\x03\x84\x00\x1a\x01m\x00\x01h\x00\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x1e";
@@ -56,14 +62,17 @@ fn an_soa_beside_the_name_does_not_count() {
 
 #[test]
 fn rcodes_and_extended_errors_pass_to_whoever_speaks_edns() {
-    for (code, rcode) in [(2, ResponseCode::ServFail), (5, ResponseCode::Refused), (9, ResponseCode::NotAuth)] {
+    for (code, rcode) in [(2, ResponseCode::ServFail), (5, ResponseCode::Refused), (9, ResponseCode::NotAuth)]
+    {
         let ede = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x0a\x00\x0f\x00\x06\x00\x17why\xff";
         let upstream = Upstream::simple(move |asked| asked.raw(code, [0, 0, 1], ede));
         let nodens = Nodens::before(upstream.addr, &[]);
         let reply = udp(nodens.addr, &query("x.example.com", RecordType::A));
         assert_eq!(reply[reply.len() - 10..], ede[11..], "code 23 with its text");
         assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, rcode);
-        let plain = Message::from_vec(&udp(nodens.addr, &with_edns("x.example.com", RecordType::A, None, false))).unwrap();
+        let plain =
+            Message::from_vec(&udp(nodens.addr, &with_edns("x.example.com", RecordType::A, None, false)))
+                .unwrap();
         assert_eq!((plain.metadata.response_code, plain.edns.is_none()), (rcode, true));
     }
 }
@@ -104,7 +113,13 @@ fn signatures_come_with_do() {
         }
     });
     let nodens = Nodens::before(upstream.addr, &[]);
-    let ask = |dnssec_ok| Message::from_vec(&udp(nodens.addr, &with_edns("s.example.com", RecordType::A, Some(1232), dnssec_ok))).unwrap();
+    let ask = |dnssec_ok| {
+        Message::from_vec(&udp(
+            nodens.addr,
+            &with_edns("s.example.com", RecordType::A, Some(1232), dnssec_ok),
+        ))
+        .unwrap()
+    };
     assert_eq!(ask(true).answers.len(), 2);
     assert!(ask(true).edns.unwrap().flags().dnssec_ok, "DO comes back (RFC 3225 section 3)");
     assert_eq!(ask(false).answers.len(), 1);
@@ -132,7 +147,11 @@ fn what_was_not_asked_is_cut_and_what_stays_is_whole() {
     assert_eq!(answers, their_answers[1..]);
     assert_eq!(authorities, their_authorities);
     assert_eq!(nodens.ask("evil", RecordType::A).answers[0].data.to_string(), "192.0.2.9", "asked by itself");
-    assert_eq!(upstream.asked().iter().filter(|one| one.name() == "evil.").count(), 1, "it was not in the cache");
+    assert_eq!(
+        upstream.asked().iter().filter(|one| one.name() == "evil.").count(),
+        1,
+        "it was not in the cache"
+    );
 }
 
 #[test]
@@ -154,16 +173,25 @@ fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
         if !asked.tcp {
             return asked.raw(0x0200, [0; 3], &[]);
         }
-        let records: Vec<u8> = (0..200u8).flat_map(|n| [b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\x0a\x00\x00", &[n][..]].concat()).collect();
+        let records: Vec<u8> = (0..200u8)
+            .flat_map(|n| {
+                [b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\x0a\x00\x00", &[n][..]].concat()
+            })
+            .collect();
         asked.raw(0, [200, 0, 0], &records)
     });
     let nodens = Nodens::before(upstream.addr, &[]);
     for (size, most) in [(None, 512), (Some(512), 512), (Some(1232), 1232), (Some(4096), 1232)] {
         let reply = udp(nodens.addr, &with_edns("big.example.com", RecordType::A, size, false));
         let message = Message::from_vec(&reply).unwrap();
-        assert!(message.metadata.truncation && reply.len() <= most && reply.len() > most - 28, "{size:?}: {}", reply.len());
+        assert!(
+            message.metadata.truncation && reply.len() <= most && reply.len() > most - 28,
+            "{size:?}: {}",
+            reply.len()
+        );
     }
-    let whole = Message::from_vec(&tcp(nodens.addr, &query("big.example.com", RecordType::A)).unwrap()).unwrap();
+    let whole =
+        Message::from_vec(&tcp(nodens.addr, &query("big.example.com", RecordType::A)).unwrap()).unwrap();
     assert_eq!((whole.answers.len(), whole.metadata.truncation), (200, false));
     assert_eq!(upstream.count(), 2, "TC once, TCP once");
 }
@@ -182,7 +210,9 @@ fn without_rd_only_the_cache_answers() {
 
 #[test]
 fn ttls_count_down_and_nonsense_is_zero() {
-    let upstream = Upstream::simple(|asked| asked.address(if asked.name().starts_with("neg") { 0x8000_0001 } else { 2 }, 1));
+    let upstream = Upstream::simple(|asked| {
+        asked.address(if asked.name().starts_with("neg") { 0x8000_0001 } else { 2 }, 1)
+    });
     let nodens = Nodens::before(upstream.addr, &[]);
     let ttl = |name: &str| nodens.ask(name, RecordType::A).answers[0].ttl;
     assert_eq!(ttl("a.example.com"), 2);
@@ -196,7 +226,8 @@ fn ttls_count_down_and_nonsense_is_zero() {
 
 #[test]
 fn the_longest_zone_is_asked() {
-    let (cluster, internet) = (Upstream::simple(|asked| asked.address(60, 1)), Upstream::simple(|asked| asked.address(60, 2)));
+    let (cluster, internet) =
+        (Upstream::simple(|asked| asked.address(60, 1)), Upstream::simple(|asked| asked.address(60, 2)));
     let forward = format!("cluster.local=udp://{}", cluster.addr);
     let nodens = Nodens::before(internet.addr, &["--forward", &forward]);
     let last = |name: &str| nodens.ask(name, RecordType::A).answers[0].data.to_string();

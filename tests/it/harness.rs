@@ -54,7 +54,10 @@ impl Nodens {
     /// Starts it on free ports with these arguments more.
     pub fn start(args: &[&str]) -> Nodens {
         let mut command = nodens();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args);
+        command
+            .stdin(Stdio::null())
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(args);
         Nodens::spawn(command)
     }
 
@@ -66,7 +69,7 @@ impl Nodens {
 
     /// Starts any command that becomes the program, and waits until it says where it is.
     pub fn spawn(mut command: Command) -> Nodens {
-        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let stderr = Arc::new(Mutex::new(String::new()));
         let announced = loop {
@@ -86,7 +89,9 @@ impl Nodens {
                 kept.lock().unwrap().push_str(&std::mem::take(&mut line));
             }
         });
-        let after = |mark: &str| announced.split_once(mark).unwrap().1.split([',', ' ', ';']).next().unwrap().to_string();
+        let after = |mark: &str| {
+            announced.split_once(mark).unwrap().1.split([',', ' ', ';']).next().unwrap().to_string()
+        };
         let addr = after(" answers on ").parse().unwrap();
         let admin = after("admin http://").parse().unwrap();
         Nodens { child, addr, admin, stderr }
@@ -315,7 +320,10 @@ impl Upstream {
         Upstream::start(move |asked| vec![(0, script(asked))])
     }
 
-    pub fn with_tcp(with_tcp: bool, script: impl Fn(&Asked) -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static) -> Upstream {
+    pub fn with_tcp(
+        with_tcp: bool,
+        script: impl Fn(&Asked) -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static,
+    ) -> Upstream {
         let (udp, listener) = (0..50)
             .find_map(|_| {
                 let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -323,7 +331,8 @@ impl Upstream {
             })
             .unwrap();
         let addr = udp.local_addr().unwrap();
-        let (script, asked, ended) = (Arc::new(script) as Arc<Script>, Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (script, asked, ended) =
+            (Arc::new(script) as Arc<Script>, Arc::default(), Arc::new(AtomicBool::new(false)));
         let mut threads = vec![serve_udp(udp, Arc::clone(&script), Arc::clone(&asked), Arc::clone(&ended))];
         if with_tcp {
             threads.push(serve_tcp(listener, script, Arc::clone(&asked), Arc::clone(&ended)));
@@ -355,7 +364,12 @@ fn note(asked: &Mutex<Vec<Asked>>, packet: &[u8], from: SocketAddr, tcp: bool) -
     one
 }
 
-fn serve_udp(socket: UdpSocket, script: Arc<Script>, asked: Arc<Mutex<Vec<Asked>>>, ended: Arc<AtomicBool>) -> JoinHandle<()> {
+fn serve_udp(
+    socket: UdpSocket,
+    script: Arc<Script>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    ended: Arc<AtomicBool>,
+) -> JoinHandle<()> {
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -378,7 +392,12 @@ fn serve_udp(socket: UdpSocket, script: Arc<Script>, asked: Arc<Mutex<Vec<Asked>
     })
 }
 
-fn serve_tcp(listener: TcpListener, script: Arc<Script>, asked: Arc<Mutex<Vec<Asked>>>, ended: Arc<AtomicBool>) -> JoinHandle<()> {
+fn serve_tcp(
+    listener: TcpListener,
+    script: Arc<Script>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    ended: Arc<AtomicBool>,
+) -> JoinHandle<()> {
     listener.set_nonblocking(true).unwrap();
     std::thread::spawn(move || {
         while !ended.load(Ordering::Relaxed) {
@@ -452,7 +471,10 @@ impl Authority {
         );
         for (zone, text) in zones {
             let file = dir.file(&format!("{zone}.zone"), text);
-            conf.push_str(&format!("  - domain: {zone}\n    file: \"{}\"\n    zonefile-sync: -1\n    journal-content: none\n", file.display()));
+            conf.push_str(&format!(
+                "  - domain: {zone}\n    file: \"{}\"\n    zonefile-sync: -1\n    journal-content: none\n",
+                file.display()
+            ));
         }
         let conf = dir.file("knot.conf", &conf);
         Authority::run(tool("knotd").arg("-c").arg(conf), addr, dir, zones[0].0)
@@ -481,7 +503,9 @@ impl Authority {
         let start = Instant::now();
         let answers = || {
             let reply = udp_within("127.0.0.1".parse().unwrap(), addr, &soa, Duration::from_millis(200));
-            reply.is_some_and(|reply| Message::from_vec(&reply).is_ok_and(|message| !message.answers.is_empty()))
+            reply.is_some_and(|reply| {
+                Message::from_vec(&reply).is_ok_and(|message| !message.answers.is_empty())
+            })
         };
         while !answers() {
             assert!(start.elapsed() < PATIENCE, "the authoritative server does not answer");
@@ -526,7 +550,8 @@ impl Counter {
     pub fn before(server: SocketAddr) -> Counter {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let addr = socket.local_addr().unwrap();
-        let (seen, ended) = (Arc::new(Mutex::new(std::collections::HashMap::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, ended) =
+            (Arc::new(Mutex::new(std::collections::HashMap::new())), Arc::new(AtomicBool::new(false)));
         let (count, stop) = (Arc::clone(&seen), Arc::clone(&ended));
         let thread = std::thread::spawn(move || relay(&socket, server, &count, &stop));
         Counter { addr, seen, ended, thread: Some(thread) }
@@ -550,7 +575,12 @@ impl Drop for Counter {
     }
 }
 
-fn relay(socket: &UdpSocket, server: SocketAddr, seen: &Mutex<std::collections::HashMap<Vec<u8>, u64>>, stop: &AtomicBool) {
+fn relay(
+    socket: &UdpSocket,
+    server: SocketAddr,
+    seen: &Mutex<std::collections::HashMap<Vec<u8>, u64>>,
+    stop: &AtomicBool,
+) {
     let onward = UdpSocket::bind("127.0.0.1:0").unwrap();
     onward.connect(server).unwrap();
     onward.set_read_timeout(Some(Duration::from_secs(2))).unwrap();

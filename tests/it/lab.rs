@@ -12,7 +12,10 @@ use crate::harness::{Nodens, nodens, query, tcp, udp};
 fn a_newcomer_needs_nothing_else() {
     let nodens = Nodens::start(&["--lab"]);
     let answers = |name: &str, qtype| nodens.ask(name, qtype).answers.len();
-    assert_eq!((answers("www.example.com", RecordType::A), answers("www.example.com", RecordType::AAAA)), (1, 1));
+    assert_eq!(
+        (answers("www.example.com", RecordType::A), answers("www.example.com", RecordType::AAAA)),
+        (1, 1)
+    );
     assert_eq!(answers("a.default.svc.cluster.local", RecordType::A), 1);
     assert_eq!(answers("_mysql._tcp.mysql.default.svc.cluster.local", RecordType::SRV), 2);
     assert_eq!(answers("3.0.96.10.in-addr.arpa", RecordType::PTR), 1);
@@ -21,10 +24,12 @@ fn a_newcomer_needs_nothing_else() {
     assert_eq!((denied.metadata.response_code, denied.authorities.len()), (ResponseCode::NXDomain, 1));
     let big = nodens.ask("big.example.com", RecordType::TXT);
     assert!(big.metadata.truncation && !big.answers.is_empty());
-    let whole = Message::from_vec(&tcp(nodens.addr, &query("big.example.com", RecordType::TXT)).unwrap()).unwrap();
+    let whole =
+        Message::from_vec(&tcp(nodens.addr, &query("big.example.com", RecordType::TXT)).unwrap()).unwrap();
     assert_eq!(whole.answers.len(), 15);
     assert_eq!(nodens.metric("nodens_queries_total", &["proto=\"tcp\"", "TXT"]), 1);
-    let (hits, misses) = (nodens.metric("nodens_cache_hits_total", &[]), nodens.metric("nodens_cache_misses_total", &[]));
+    let (hits, misses) =
+        (nodens.metric("nodens_cache_hits_total", &[]), nodens.metric("nodens_cache_misses_total", &[]));
     assert_eq!((hits, misses), (1, 8));
 }
 
@@ -40,11 +45,14 @@ impl Drop for Lab {
 /// The lab's process, its internet's address and its counts' address.
 fn lab(args: &[&str]) -> (Lab, std::net::SocketAddr, String) {
     let mut command = nodens();
-    command.args(["lab", "--cluster", "127.0.0.1:0", "--internet", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args);
+    command
+        .args(["lab", "--cluster", "127.0.0.1:0", "--internet", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(args);
     let mut lab = Lab(command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
     BufReader::new(lab.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let after = |mark: &str| line.split_once(mark).unwrap().1.split([',', '\n', '/']).next().unwrap().to_string();
+    let after =
+        |mark: &str| line.split_once(mark).unwrap().1.split([',', '\n', '/']).next().unwrap().to_string();
     (lab, after("internet on ").parse().unwrap(), after("counts on http://"))
 }
 
@@ -58,7 +66,10 @@ fn it_counts_what_it_is_asked() {
     std::io::Read::read_to_string(&mut lab.0.stdout.take().unwrap(), &mut text).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let zone = &json["internet"]["example.com."];
-    assert_eq!((&zone["by_type"]["A"], &zone["by_type"]["AAAA"], &zone["nxdomain"]), (&3.into(), &1.into(), &1.into()));
+    assert_eq!(
+        (&zone["by_type"]["A"], &zone["by_type"]["AAAA"], &zone["nxdomain"]),
+        (&3.into(), &1.into(), &1.into())
+    );
     assert!(lab.0.wait().unwrap().success());
 }
 
@@ -66,7 +77,9 @@ fn it_counts_what_it_is_asked() {
 fn its_faults_can_be_lived_with() {
     let (_slow, internet, _) = lab(&["--latency", "20ms", "--jitter", "10ms", "--loss", "0.05"]);
     let nodens = Nodens::before(internet, &[]);
-    let good = (0..100).filter(|n| nodens.ask(&format!("n{n}.example.com"), RecordType::A).answers.len() == 1).count();
+    let good = (0..100)
+        .filter(|n| nodens.ask(&format!("n{n}.example.com"), RecordType::A).answers.len() == 1)
+        .count();
     assert!(good >= 99, "{good}");
     let (_cut, internet, _) = lab(&["--truncate"]);
     let nodens = Nodens::before(internet, &[]);
@@ -80,10 +93,13 @@ fn its_faults_can_be_lived_with() {
 fn its_limit_drops_what_is_over_it() {
     let (_lab, internet, admin) = lab(&["--rate-limit", "100"]);
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    (0..300).for_each(|n| drop(socket.send_to(&query(&format!("n{n}.example.com"), RecordType::A), internet).unwrap()));
+    for n in 0..300 {
+        socket.send_to(&query(&format!("n{n}.example.com"), RecordType::A), internet).unwrap();
+    }
     std::thread::sleep(std::time::Duration::from_millis(300));
     let mut stream = crate::harness::connect(admin.parse().unwrap());
-    std::io::Write::write_all(&mut stream, b"GET /counts HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /counts HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
     let mut text = String::new();
     let _ = std::io::Read::read_to_string(&mut stream, &mut text);
     let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();

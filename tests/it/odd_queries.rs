@@ -58,36 +58,94 @@ fn cases() -> Vec<Case> {
     let cookie = |length: usize| [&[0, 10, 0, length as u8][..], &vec![7; length]].concat();
     let mut all = vec![
         case("no question", packet(0x0100, [0; 4], &[]), FORMERR, false),
-        case("a cookie and no question (RFC 7873 section 5.4)", packet(0, [0, 0, 0, 1], &[&opt(1232, 0, 0, &cookie(8))]), NOERROR, false),
-        case("two questions (RFC 9619)", packet(0x0100, [2, 0, 0, 0], &[&question(1, 1), &question(28, 1)]), FORMERR, false),
+        case(
+            "a cookie and no question (RFC 7873 section 5.4)",
+            packet(0, [0, 0, 0, 1], &[&opt(1232, 0, 0, &cookie(8))]),
+            NOERROR,
+            false,
+        ),
+        case(
+            "two questions (RFC 9619)",
+            packet(0x0100, [2, 0, 0, 0], &[&question(1, 1), &question(28, 1)]),
+            FORMERR,
+            false,
+        ),
         case("a question that is not there", packet(0x0100, [1, 0, 0, 0], &[]), FORMERR, false),
         case("class CH", ask(16, 3), REFUSED, true),
         case("class HS", ask(1, 4), REFUSED, true),
         case("class NONE", ask(1, 254), REFUSED, true),
         case("ANY (RFC 8482)", ask(255, 1), NOERROR, true),
         case("AXFR", ask(252, 1), REFUSED, true),
-        case("IXFR with its SOA", packet(0, [1, 0, 1, 0], &[&question(251, 1), b"\xc0\x0c\x00\x06\x00\x01\0\0\0\0\x00\x16\0\0", &[0; 20]]), REFUSED, true),
+        case(
+            "IXFR with its SOA",
+            packet(
+                0,
+                [1, 0, 1, 0],
+                &[&question(251, 1), b"\xc0\x0c\x00\x06\x00\x01\0\0\0\0\x00\x16\0\0", &[0; 20]],
+            ),
+            REFUSED,
+            true,
+        ),
         case("type OPT", ask(41, 1), FORMERR, true),
         case("type TSIG", ask(250, 1), FORMERR, true),
         case("EDNS version 1 (RFC 6891 section 6.1.3)", edns(&opt(1232, 1, 0, &[])), 0, true),
         case("two OPT records", packet(0x0100, [1, 0, 0, 2], &[&question(1, 1), OPT, OPT]), FORMERR, false),
         case("OPT as an answer", packet(0x0100, [1, 1, 0, 0], &[&question(1, 1), OPT]), FORMERR, false),
-        case("OPT below the root", packet(0x0100, [1, 0, 0, 1], &[&question(1, 1), b"\x01a", OPT]), FORMERR, false),
+        case(
+            "OPT below the root",
+            packet(0x0100, [1, 0, 0, 1], &[&question(1, 1), b"\x01a", OPT]),
+            FORMERR,
+            false,
+        ),
         case("an option that overruns", edns(&opt(1232, 0, 0, &[0, 3, 0, 9])), FORMERR, false),
         case("a cookie of 7 octets", edns(&opt(1232, 0, 0, &cookie(7))), FORMERR, false),
-        case("a pointer in the name", packet(0x0100, [1, 0, 0, 0], &[b"\x01a\xc0\x0c\x00\x01\x00\x01"]), FORMERR, false),
-        case("label type 0x40", packet(0x0100, [1, 0, 0, 0], &[b"\x41a\x00\x00\x01\x00\x01"]), FORMERR, false),
-        case("label type 0x80", packet(0x0100, [1, 0, 0, 0], &[b"\x81a\x00\x00\x01\x00\x01"]), FORMERR, false),
-        case("a name of 256 octets", packet(0x0100, [1, 0, 0, 0], &[&[&[63][..], &[b'a'; 63]].concat().repeat(4), b"\x00\x00\x01\x00\x01"]), FORMERR, false),
+        case(
+            "a pointer in the name",
+            packet(0x0100, [1, 0, 0, 0], &[b"\x01a\xc0\x0c\x00\x01\x00\x01"]),
+            FORMERR,
+            false,
+        ),
+        case(
+            "label type 0x40",
+            packet(0x0100, [1, 0, 0, 0], &[b"\x41a\x00\x00\x01\x00\x01"]),
+            FORMERR,
+            false,
+        ),
+        case(
+            "label type 0x80",
+            packet(0x0100, [1, 0, 0, 0], &[b"\x81a\x00\x00\x01\x00\x01"]),
+            FORMERR,
+            false,
+        ),
+        case(
+            "a name of 256 octets",
+            packet(
+                0x0100,
+                [1, 0, 0, 0],
+                &[&[&[63][..], &[b'a'; 63]].concat().repeat(4), b"\x00\x00\x01\x00\x01"],
+            ),
+            FORMERR,
+            false,
+        ),
         case("TC in a query", packet(0x0300, [1, 0, 0, 0], &[&question(1, 1)]), NOERROR, true),
         case("octets behind it", [ask(1, 1), vec![0xff; 9]].concat(), NOERROR, true),
         case("a UDP size of 0", edns(&opt(0, 0, 0, &[])), NOERROR, true),
         case("EDNS Z bits", edns(&opt(1232, 0, 0x7fff, &[])), NOERROR, true),
-        case("RD clear, not cached", packet(0, [1, 0, 0, 0], &[b"\x05fresh\x07example\x03com\x00\x00\x01\x00\x01"]), REFUSED, true),
+        case(
+            "RD clear, not cached",
+            packet(0, [1, 0, 0, 0], &[b"\x05fresh\x07example\x03com\x00\x00\x01\x00\x01"]),
+            REFUSED,
+            true,
+        ),
         case("RD clear, cached", packet(0, [1, 0, 0, 0], &[&question(1, 1)]), NOERROR, true),
     ];
     for opcode in [1, 2, 3, 4, 5, 6, 15] {
-        all.push(case("an opcode", packet(opcode << 11 | 0x0130, [1, 0, 0, 0], &[&question(1, 1)]), NOTIMP, false));
+        all.push(case(
+            "an opcode",
+            packet(opcode << 11 | 0x0130, [1, 0, 0, 0], &[&question(1, 1)]),
+            NOTIMP,
+            false,
+        ));
     }
     all
 }

@@ -1,6 +1,8 @@
 //! Starting and stopping: nothing that arrived is lost, and what cannot be is said in one line.
 
 use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +14,9 @@ use crate::harness::{Nodens, Upstream, connect, nodens, query, read_framed, send
 /// Sends 2,000 queries a second, a fifth of them misses that take 30 ms, and stops at the signal.
 #[test]
 fn sigterm_under_load_loses_nothing_that_arrived() {
-    let upstream = Upstream::start(|asked| vec![(if asked.name().starts_with("miss") { 30 } else { 0 }, asked.address(300, 1))]);
+    let upstream = Upstream::start(|asked| {
+        vec![(if asked.name().starts_with("miss") { 30 } else { 0 }, asked.address(300, 1))]
+    });
     let mut nodens = Nodens::before(upstream.addr, &["--workers", "2"]);
     nodens.ask("hot.example.com", RecordType::A);
     let ended = Arc::new(AtomicBool::new(false));
@@ -23,7 +27,11 @@ fn sigterm_under_load_loses_nothing_that_arrived() {
                 let sockets: Vec<_> = (0..16).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
                 let mut sent = 0usize;
                 while !ended.load(Ordering::SeqCst) {
-                    let name = if sent % 5 == 4 { format!("miss{sender}x{sent}.example.com") } else { "hot.example.com".into() };
+                    let name = if sent % 5 == 4 {
+                        format!("miss{sender}x{sent}.example.com")
+                    } else {
+                        "hot.example.com".into()
+                    };
                     sockets[sent % 16].send_to(&query(&name, RecordType::A), server).unwrap();
                     sent += 1;
                     std::thread::sleep(Duration::from_millis(2));
@@ -77,7 +85,10 @@ fn readiness_ends_with_the_signal_and_waiting_questions_are_answered() {
 fn an_address_in_use_is_one_clear_line() {
     let held = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = held.local_addr().unwrap().to_string();
-    let output = nodens().args(["serve", "--listen", &addr, "--admin", "off", "--upstream", "udp://192.0.2.1"]).output().unwrap();
+    let output = nodens()
+        .args(["serve", "--listen", &addr, "--admin", "off", "--upstream", "udp://192.0.2.1"])
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
     assert!(said.contains(&addr) && said.contains("--listen"), "{said}");
@@ -87,7 +98,18 @@ fn an_address_in_use_is_one_clear_line() {
 fn a_second_instance_on_the_same_port_is_told() {
     let upstream = Upstream::simple(|asked| asked.address(300, 1));
     let first = Nodens::before(upstream.addr, &[]);
-    let output = nodens().args(["serve", "--listen", &first.addr.to_string(), "--admin", "off", "--upstream", "udp://192.0.2.1"]).output().unwrap();
+    let output = nodens()
+        .args([
+            "serve",
+            "--listen",
+            &first.addr.to_string(),
+            "--admin",
+            "off",
+            "--upstream",
+            "udp://192.0.2.1",
+        ])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -96,13 +118,22 @@ fn replies_leave_from_the_address_that_was_asked() {
     let upstream = Upstream::simple(|asked| asked.address(300, 1));
     let port = crate::harness::free_addr().port();
     let mut command = nodens();
-    command.args(["serve", "--listen", &format!("0.0.0.0:{port}"), "--listen", &format!("[::]:{port}"), "--admin", "127.0.0.1:0"]);
+    command.args([
+        "serve",
+        "--listen",
+        &format!("0.0.0.0:{port}"),
+        "--listen",
+        &format!("[::]:{port}"),
+        "--admin",
+        "127.0.0.1:0",
+    ]);
     command.args(["--upstream", &format!("udp://{}", upstream.addr)]);
     let _nodens = Nodens::spawn(command);
     for server in [format!("127.0.0.7:{port}"), format!("[::1]:{port}")] {
         for round in 0..2 {
             // A connected socket takes replies from that address alone; a miss first, then a hit.
-            let reply = crate::harness::udp(server.parse().unwrap(), &query("pktinfo.example.com", RecordType::A));
+            let reply =
+                crate::harness::udp(server.parse().unwrap(), &query("pktinfo.example.com", RecordType::A));
             assert_eq!(reply[7], 1, "{server} {round}");
         }
     }
@@ -110,22 +141,17 @@ fn replies_leave_from_the_address_that_was_asked() {
 
 #[test]
 fn sockets_can_come_from_a_parent() {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
     let upstream = Upstream::simple(|asked| asked.address(300, 1));
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = udp.local_addr().unwrap();
-    // A shell moves the descriptor to where LISTEN_FDS says it is and becomes the program.
-    let mut command = std::process::Command::new("sh");
+    // A shell moves its standard input to where LISTEN_FDS says sockets begin, and becomes the program.
+    let mut command = Command::new("sh");
     let script = format!(
-        "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec {} serve --admin 127.0.0.1:0 --upstream udp://{}",
-        udp.as_raw_fd(),
+        "exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec {} serve --admin 127.0.0.1:0 --upstream udp://{}",
         env!("CARGO_BIN_EXE_nodens"),
         upstream.addr
     );
-    command.args(["-c", &script]).process_group(0);
-    let inherit = socket2::SockRef::from(&udp).set_cloexec(false);
-    inherit.unwrap();
+    command.args(["-c", &script]).stdin(OwnedFd::from(udp));
     let nodens = Nodens::spawn(command);
     assert_eq!(nodens.addr, addr);
     for _ in 0..8 {

@@ -10,7 +10,9 @@ use hickory_resolver::proto::rr::RecordType;
 use crate::harness::{Nodens, PATIENCE, Upstream, connect, query, read_framed, send_framed, tcp};
 
 fn slow_and_fast() -> Upstream {
-    Upstream::start(|asked| vec![(if asked.name().starts_with("slow") { 400 } else { 0 }, asked.address(300, 1))])
+    Upstream::start(|asked| {
+        vec![(if asked.name().starts_with("slow") { 400 } else { 0 }, asked.address(300, 1))]
+    })
 }
 
 fn name_of(reply: &[u8]) -> String {
@@ -33,11 +35,14 @@ fn many_questions_at_once_are_all_answered() {
     let upstream = slow_and_fast();
     let nodens = Nodens::before(upstream.addr, &[]);
     let mut stream = connect(nodens.addr);
-    let packets: Vec<Vec<u8>> = (0..1000).map(|n| query(&format!("n{}.example.com", n % 300), RecordType::A)).collect();
-    let framed: Vec<u8> = packets.iter().flat_map(|p| [&(p.len() as u16).to_be_bytes()[..], p].concat()).collect();
+    let packets: Vec<Vec<u8>> =
+        (0..1000).map(|n| query(&format!("n{}.example.com", n % 300), RecordType::A)).collect();
+    let framed: Vec<u8> =
+        packets.iter().flat_map(|p| [&(p.len() as u16).to_be_bytes()[..], p].concat()).collect();
     let mut writer = stream.try_clone().unwrap();
     let sender = std::thread::spawn(move || writer.write_all(&framed).unwrap());
-    let mut ids: Vec<[u8; 2]> = (0..1000).map(|_| read_framed(&mut stream).unwrap()[..2].try_into().unwrap()).collect();
+    let mut ids: Vec<[u8; 2]> =
+        (0..1000).map(|_| read_framed(&mut stream).unwrap()[..2].try_into().unwrap()).collect();
     sender.join().unwrap();
     ids.sort_unstable();
     let mut sent: Vec<[u8; 2]> = packets.iter().map(|packet| packet[..2].try_into().unwrap()).collect();
@@ -117,7 +122,11 @@ fn a_client_that_takes_no_answers_holds_nobody_up() {
         if !asked.tcp {
             return asked.raw(0x0200, [0; 3], &[]);
         }
-        let text: Vec<u8> = (0..200).flat_map(|_| [&b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x01\x2c\x00\xc9\xc8"[..], &[b'x'; 200]].concat()).collect();
+        let text: Vec<u8> = (0..200)
+            .flat_map(|_| {
+                [&b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x01\x2c\x00\xc9\xc8"[..], &[b'x'; 200]].concat()
+            })
+            .collect();
         asked.raw(0, [200, 0, 0], &text)
     });
     let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
