@@ -31,11 +31,7 @@ fn resolver(network: &Network, waiting: Gate) -> Rc<Resolver> {
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),
     };
-    Rc::new(Resolver {
-        shared: Arc::new(shared),
-        carrier: Box::new(network.clone()),
-        cells: Arc::default(),
-    })
+    Rc::new(Resolver { shared: Arc::new(shared), carrier: Box::new(network.clone()), cells: Arc::default() })
 }
 
 fn plain(network: &Network) -> Rc<Resolver> {
@@ -276,9 +272,9 @@ async fn beyond_the_bound_questions_are_refused_at_once_and_not_kept() {
         let waiting: Vec<_> = (0..10)
             .map(|n| {
                 let resolver = Rc::clone(&resolver);
-                tokio::task::spawn_local(
-                    async move { ask(&resolver, &format!("n{n}.example.")).await.answers.len() },
-                )
+                tokio::task::spawn_local(async move {
+                    ask(&resolver, &format!("n{n}.example.")).await.answers.len()
+                })
             })
             .collect();
         tokio::task::yield_now().await;
