@@ -11,6 +11,24 @@ use crate::wire::question::Question;
 use crate::wire::record::Record;
 use crate::wire::reply::Asked;
 
+/// How a query arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    /// As a datagram.
+    Udp,
+    /// On a stream.
+    Tcp,
+}
+
+/// Which address family a query arrived over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, "1" as in IANA's registry of address families.
+    V4,
+    /// IPv6, "2".
+    V6,
+}
+
 /// A question of class IN that a cache can answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'p> {

@@ -52,7 +52,8 @@ impl QueryKey {
         key.push(&question.qclass.to_be_bytes());
         key.push(question.qname());
         // A type is no letter: only the name is lowered.
-        key.octets[FIXED..].make_ascii_lowercase();
+        let end = usize::from(key.len);
+        key.octets.get_mut(FIXED..end).unwrap_or_default().make_ascii_lowercase();
         key.hash = hasher.hash(key.octets());
         key
     }

@@ -2,25 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::query::{Family, Proto};
 use crate::wire::iana::{Rcode, rtype};
-
-/// How a query arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proto {
-    /// As a datagram.
-    Udp,
-    /// On a stream.
-    Tcp,
-}
-
-/// Which address family a query arrived over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4, "1" as in IANA's registry of address families.
-    V4,
-    /// IPv6, "2".
-    V6,
-}
 
 /// Types with a counter of their own; all others share the last. The set bounds the metric's labels.
 pub const TYPES: [(u16, &str); 16] = [

@@ -6,8 +6,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::cells::{Cells, Event, Family, Proto, RCODES, Sum, TYPES};
+use super::cells::{Cells, Event, RCODES, Sum, TYPES};
 use crate::cache::Level;
+use crate::query::{Family, Proto};
 use crate::resolve::Shared;
 use crate::wire::iana::Rcode;
 

@@ -5,8 +5,8 @@
 use crate::cache::Level;
 use crate::cache::entry::Entry;
 use crate::cache::key::{QueryKey, SearchListId};
-use crate::observe::cells::{Event, Proto};
-use crate::query::{self, Query, Rejection};
+use crate::observe::cells::Event;
+use crate::query::{self, Proto, Query, Rejection};
 use crate::wire::edns::{PLAIN_UDP_SIZE, UDP_SIZE};
 use crate::wire::iana::{Rcode, rtype};
 use crate::wire::question::Question;

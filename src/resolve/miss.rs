@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::cache::entry::Entry;
 use crate::cache::key::QueryKey;
-use crate::observe::cells::{Event, Proto};
-use crate::query::Query;
+use crate::observe::cells::Event;
+use crate::query::{Proto, Query};
 use crate::upstream::admission::{Full, Joined, Lead, Place};
 use crate::upstream::exchange::{self, DEADLINE};
 use crate::upstream::zones::Zone;

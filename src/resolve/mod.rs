@@ -12,7 +12,8 @@ use crate::cache::entry::Entry;
 use crate::cache::hot::HotPin;
 use crate::cache::ttl::Moment;
 use crate::clock::Clock;
-use crate::observe::cells::{Cells, Family, Proto};
+use crate::observe::cells::Cells;
+use crate::query::{Family, Proto};
 use crate::upstream::admission::{Flights, Gate};
 use crate::upstream::{Carrier, Upstreams};
 

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::stop::{Guard, InFlight, Stop};
 use crate::limits::{MAX_CONNECTIONS, MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
-use crate::observe::cells::{Event, Proto};
+use crate::observe::cells::Event;
+use crate::query::Proto;
 use crate::resolve::hit::Outcome;
 use crate::resolve::miss;
 use crate::resolve::{Client, Resolver};

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::stop::{GRACE, Guard, InFlight, Stop};
 use super::sys::{self, Batch, ReturnPath};
-use crate::observe::cells::{Event, Proto};
+use crate::observe::cells::Event;
+use crate::query::Proto;
 use crate::resolve::hit::Outcome;
 use crate::resolve::miss::{self, Miss};
 use crate::resolve::{Client, Resolver};
