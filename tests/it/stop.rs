@@ -158,3 +158,18 @@ fn sockets_can_come_from_a_parent() {
         assert_eq!(nodens.ask("inherited.example.com", RecordType::A).answers.len(), 1);
     }
 }
+
+/// Prints what a start costs; time is not asserted, machines are shared.
+#[test]
+fn a_start_is_small_and_quick() {
+    let upstream = Upstream::simple(|asked| asked.address(300, 1));
+    let start = Instant::now();
+    let nodens = Nodens::before(upstream.addr, &[]);
+    assert_eq!(nodens.ask("first.example.com", RecordType::A).answers.len(), 1);
+    let took = start.elapsed();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", nodens.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("start to first answer {took:?}, {kib} KiB resident");
+    assert!(kib < 20 * 1024, "{kib} KiB");
+}
