@@ -7,7 +7,7 @@
 //! **Writers** (an answer that was found in the store) take the one mutex if it is free and give up if it is
 //! not: the answer will be asked for again. Under it they insert, and evict by CLOCK: the hand takes the oldest
 //! slot, gives it another round if it was used since the last one, and drops it if not, or if it has expired.
-//! The hand makes at most [`MAX_STEPS`] steps an insertion, then drops what it points at; that is the worst case.
+//! The hand makes at most `MAX_STEPS` steps an insertion, then drops what it points at; that is the worst case.
 //!
 //! Nothing outside looks at these marks, and the mutex guards nothing that readers read. The table is papaya's,
 //! whose own protocol is epoch-like: a removed slot is freed when every pin of its time is gone.
