@@ -80,10 +80,10 @@ impl Server {
     async fn turn(&self, batch: &mut Batch, ask: Ask) {
         for turn in 1.. {
             let mut receive = || batch.receive(self.socket.as_fd());
-            let received = match ask {
-                Ask::Readiness => self.socket.try_io(Interest::READABLE, receive),
-                Ask::Kernel => receive(),
-            };
+            let mut received = self.socket.try_io(Interest::READABLE, &mut receive);
+            if received.is_err() && matches!(ask, Ask::Kernel) {
+                received = receive();
+            }
             let Ok(count) = received else { return };
             self.answer(batch, count);
             self.send(batch).await;

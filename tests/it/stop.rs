@@ -173,3 +173,33 @@ fn a_start_is_small_and_quick() {
     println!("start to first answer {took:?}, {kib} KiB resident");
     assert!(kib < 20 * 1024, "{kib} KiB");
 }
+
+/// The process is held while queries arrive, so that the signal finds them in the sockets.
+#[test]
+fn what_waits_in_the_sockets_at_the_signal_is_answered() {
+    let upstream = Upstream::start(|asked| vec![(30, asked.address(300, 1))]);
+    let mut nodens = Nodens::before(upstream.addr, &["--workers", "2"]);
+    nodens.ask("hot.example.com", RecordType::A);
+    nodens.signal(libc_signal::STOP);
+    let sockets: Vec<UdpSocket> = (0..200)
+        .map(|number| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
+            let name =
+                if number % 4 == 0 { format!("miss{number}.example.com") } else { "hot.example.com".into() };
+            socket.send_to(&query(&name, RecordType::A), nodens.addr).unwrap();
+            socket
+        })
+        .collect();
+    nodens.signal(libc_signal::TERM);
+    nodens.signal(libc_signal::CONT);
+    let answered = sockets.iter().take_while(|socket| socket.recv(&mut [0; 512]).is_ok()).count();
+    assert_eq!((answered, nodens.wait()), (200, 0));
+}
+
+/// Signal numbers of Linux on all platforms that nodens is built for.
+mod libc_signal {
+    pub const TERM: i32 = 15;
+    pub const CONT: i32 = 18;
+    pub const STOP: i32 = 19;
+}
