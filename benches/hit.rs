@@ -16,6 +16,8 @@ use nodens::clock::Clock;
 use nodens::query::{self, Proto};
 use nodens::resolve::hit::Outcome;
 use nodens::resolve::{Client, Resolver, Shared, cookie};
+use nodens::search::list::Suffixes;
+use nodens::search::{Mode, Search};
 use nodens::upstream::admission::{Flights, Gate};
 use nodens::upstream::zones::Zones;
 use nodens::upstream::{Outbound, Upstreams, loops};
@@ -59,6 +61,8 @@ fn resolver() -> Resolver {
         cache: Cache::new(size, caps),
         upstreams: Upstreams { zones: Zones::new(vec![], vec![]), nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
+        walks: Arc::new(Flights::default()),
+        search: Search::new(Mode::Off, Suffixes::default()),
         waiting: Arc::new(Gate::new(1000, 1000)),
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),

@@ -15,6 +15,7 @@ pub mod observe;
 pub mod query;
 pub mod resolve;
 pub mod run;
+pub mod search;
 pub mod server;
 pub mod upstream;
 pub mod wire;

@@ -31,10 +31,10 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Serve(wanted) if wanted.lab => playground::serve(&wanted.settings, &matches),
         Command::Serve(wanted) => {
-            configuration(&wanted.settings, &matches, None).and_then(|config| serve(&config))
+            written(&wanted.settings, &matches).and_then(checked).and_then(|config| serve(&config))
         }
         Command::Check(wanted) => {
-            configuration(&wanted.settings, &matches, None).and_then(|config| match wanted.json {
+            written(&wanted.settings, &matches).and_then(checked).and_then(|config| match wanted.json {
                 true => print(&format!("{:#}\n", show::json(&config))),
                 false => print(&show::toml(&config)),
             })
@@ -75,17 +75,16 @@ impl From<ConfigError> for Failed {
     }
 }
 
-/// The file, arguments and environment over it, a last layer over these, checked.
-fn configuration(settings: &Settings, matches: &ArgMatches, last: Option<Raw>) -> Result<Config, Failed> {
+/// The file, arguments and environment over it.
+fn written(settings: &Settings, matches: &ArgMatches) -> Result<Raw, Failed> {
     let file = match &settings.config {
         Some(path) => Raw::from_toml(&path.display().to_string(), &read(path)?)?,
         None => Raw::default(),
     };
-    let raw = settings.layer(matches)?.over(file);
-    let raw = match last {
-        Some(last) => last.over(raw),
-        None => raw,
-    };
+    Ok(settings.layer(matches)?.over(file))
+}
+
+fn checked(raw: Raw) -> Result<Config, Failed> {
     Ok(check(raw, Path::new("/etc/resolv.conf"))?)
 }
 

@@ -15,7 +15,7 @@ use nodens::lab::faults::Faults;
 use nodens::lab::{Lab, LabError, Options};
 
 use crate::cli::{Lab as LabArgs, Settings};
-use crate::{Failed, configuration, print, runtime};
+use crate::{Failed, checked, print, runtime, written};
 
 /// Zones of the cluster DNS beside the cluster's own: what its addresses lead back from.
 const REVERSE: [&str; 2] = ["10.in-addr.arpa", "d.f.ip6.arpa"];
@@ -49,8 +49,9 @@ pub(crate) fn run(args: &LabArgs) -> Result<(), Failed> {
 /// Serves in front of a lab of its own.
 pub(crate) fn serve(settings: &Settings, matches: &ArgMatches) -> Result<(), Failed> {
     // Checked once without the lab, so that a mistake is told before anything starts.
-    let domain =
-        configuration(settings, matches, Some(forwards(unused(), unused(), "lab.invalid")))?.cluster_domain;
+    let raw = written(settings, matches)?;
+    let before = checked(forwards(unused(), unused(), "lab.invalid").over(raw.clone()))?;
+    let domain = *before.suffixes.zone();
     let (stop, stopped) = oneshot::channel();
     let (started, lab_addrs) = channel();
     let name = Name::from_ascii(domain.to_string()).map_err(Failed::because)?;
@@ -59,9 +60,11 @@ pub(crate) fn serve(settings: &Settings, matches: &ArgMatches) -> Result<(), Fai
     let thread = thread.map_err(Failed::because)?;
     let result = lab_addrs.recv().map_err(Failed::because)?.and_then(|(cluster, internet)| {
         nodens::info!("the lab's cluster DNS is on {cluster}, its internet on {internet}");
-        let config =
-            configuration(settings, matches, Some(forwards(cluster, internet, &domain.to_string())))?;
-        crate::serve(&config)
+        // A mode of the user's own comes with a list of his own, or none.
+        let raw =
+            if raw.search.is_some() || raw.search_list.is_some() { raw } else { raw.over(search(&domain)) };
+        let lab = forwards(cluster, internet, &domain.to_string()).over(raw);
+        crate::serve(&checked(lab)?)
     });
     drop(stop);
     // Its work is done either way.
@@ -111,6 +114,18 @@ fn forwards(cluster: SocketAddr, internet: SocketAddr, domain: &str) -> Raw {
     };
     let cluster_zones = std::iter::once(domain).chain(REVERSE).map(|zone| forward(zone, cluster));
     Raw { forward: cluster_zones.chain([forward(".", internet)]).collect(), ..Raw::default() }
+}
+
+/// The layer below all others: every client has the list of a pod in the namespace `default`.
+fn search(domain: &nodens::wire::name::Name) -> Raw {
+    let list =
+        [format!("default.svc.{domain}"), format!("svc.{domain}"), domain.to_string(), "ec2.internal".into()];
+    let at = Source::Flag("--lab".into());
+    Raw {
+        search: Some(Written { value: "static".into(), at: at.clone() }),
+        search_list: Some(Written { value: list.into(), at }),
+        ..Raw::default()
+    }
 }
 
 fn options(args: &LabArgs) -> Result<Options, Failed> {

@@ -17,6 +17,7 @@ use crate::observe::cells::Cells;
 use crate::observe::metrics::Metrics;
 use crate::resolve::Shared;
 use crate::resolve::cookie::Secret;
+use crate::search::Search;
 use crate::server::sockets::{self, BindError, WorkerSockets};
 use crate::server::stop;
 use crate::server::worker::{self, Job};
@@ -169,6 +170,8 @@ pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
         cache: Cache::new(size, Caps { positive: config.max_ttl, negative: config.max_negative_ttl }),
         upstreams: Upstreams { zones: Zones::new(zones, servers), nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
+        walks: Arc::new(Flights::default()),
+        search: Search::new(config.search.clone(), config.suffixes.clone()),
         waiting: Arc::new(Gate::new(limits::MAX_WAITING, limits::MAX_WAITING_PER_CLIENT)),
         clock: Clock::start(),
         cookies: Secret::new(rand::random()),

@@ -57,7 +57,7 @@ fn sources(folder: &str) -> BTreeMap<PathBuf, String> {
 /// The code of a file, its comments and tests left out; nothing for a file of tests.
 fn code(path: &Path, text: &str) -> String {
     let name = path.file_stem().unwrap().to_str().unwrap();
-    if name == "tests" || name.ends_with("_tests") || name == "scenarios" || name == "simulation" {
+    if name == "tests" || name.ends_with("_tests") || name.ends_with("scenarios") || name == "simulation" {
         return String::new();
     }
     let tests = text.find("\n#[cfg(test)]\n#[path").or_else(|| text.find("\n#[cfg(test)]\nmod "));

@@ -6,13 +6,15 @@ use crate::query::Query;
 use crate::wire::name::MAX_NAME;
 use crate::wire::question::Question;
 
-/// Which client search list a composed answer is for.
+/// Whether an answer is literal or what a search ends with. The namespace it is for is part of QNAME.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SearchListId(pub u32);
 
 impl SearchListId {
     /// The answer is what upstream says of the name itself.
     pub const LITERAL: SearchListId = SearchListId(0);
+    /// The answer is what the search of a client ends with, whose list begins where QNAME ends.
+    pub const SEARCHED: SearchListId = SearchListId(1);
 }
 
 const FIXED: usize = 9;

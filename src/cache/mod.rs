@@ -5,6 +5,7 @@
 //! long anything may be used.
 
 pub mod entry;
+pub mod held;
 pub mod hot;
 pub mod key;
 pub mod store;
@@ -14,7 +15,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::wire::answer::{Answer, Kind};
-use entry::Entry;
+use entry::{ClientBucket, Entry, Role};
+use held::Held;
 use hot::{Hot, HotPin};
 use key::{KeyHasher, QueryKey};
 use store::Store;
@@ -45,6 +47,7 @@ pub struct Cache {
     hasher: KeyHasher,
     hot: Hot,
     store: Store,
+    held: Held,
     caps: Caps,
 }
 
@@ -55,6 +58,7 @@ impl Cache {
             hasher: KeyHasher::default(),
             hot: Hot::new(size.hot_entries, size.hot_bytes),
             store: Store::new(size.store_bytes),
+            held: Held::default(),
             caps,
         }
     }
@@ -76,9 +80,10 @@ impl Cache {
         Some(entry)
     }
 
-    /// The store's fresh answer, left where it is.
+    /// The fresh answer of the store, or one that something composed is made of; left where it is.
     pub fn peek(&self, key: &QueryKey, now: Moment) -> Option<Arc<Entry>> {
-        self.store.get(key).filter(|entry| entry.is_fresh(now))
+        let fresh = |entry: &Arc<Entry>| entry.is_fresh(now);
+        self.store.get(key).filter(fresh).or_else(|| self.held.get(key).filter(fresh))
     }
 
     /// Makes an entry of an upstream's answer and keeps it for as long as its records allow.
@@ -86,7 +91,7 @@ impl Cache {
     /// `client` is whose question brought it: its share of the store is bounded. A failure does not replace an
     /// answer that came meanwhile: then that is what is told.
     pub fn keep(&self, key: &QueryKey, answer: Answer, client: IpAddr, now: Moment) -> Arc<Entry> {
-        let before = self.store.get(key).filter(|before| before.is_fresh(now));
+        let before = self.peek(key, now);
         let failures = match (answer.kind, &before) {
             (Kind::Failure, Some(good)) if good.kind() != Kind::Failure => return Arc::clone(good),
             (Kind::Failure, _) => self.store.failed(key),
@@ -98,7 +103,37 @@ impl Cache {
         }
         // The hot level may hold what this replaces: a failure that a late answer mends, say.
         before.inspect(|before| before.make_void());
+        self.held.came(key, entry.kind());
         entry
+    }
+
+    /// Keeps what a walk ended with in place of what it ended with before, for as long as what it rests on stays of its
+    /// kind.
+    ///
+    /// A bar that came meanwhile stays, and is given back.
+    pub fn put(&self, key: &QueryKey, entry: Entry, rests_on: &[Arc<Entry>], now: Moment) -> Arc<Entry> {
+        let before = self.store.get(key);
+        let barred = before.as_ref().filter(|before| before.role() == Role::Bar && before.is_fresh(now));
+        if let Some(bar) = barred
+            && (entry.role() != Role::Bar || bar.expires() >= entry.expires())
+        {
+            return Arc::clone(bar);
+        }
+        let entry = Arc::new(entry);
+        self.held.rests(&entry, rests_on);
+        if rests_on.iter().any(|part| part.is_void()) {
+            entry.make_void();
+        }
+        if entry.is_fresh(now) {
+            self.store.insert(Arc::clone(&entry));
+        }
+        before.inspect(|before| before.make_void());
+        entry
+    }
+
+    /// Which client's share something counts against.
+    pub fn bucket(&self, client: IpAddr) -> ClientBucket {
+        self.store.bucket(client)
     }
 
     /// Entries and bytes of each level, for people and dashboards.

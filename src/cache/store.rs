@@ -127,7 +127,7 @@ fn level(bytes: u64) -> CacheBuilder<u64, Arc<Entry>, Cache<u64, Arc<Entry>>> {
 
 /// Bytes an entry takes in the store.
 pub fn weight(entry: &Entry) -> u32 {
-    u32::try_from(entry.size()).unwrap_or(u32::MAX).saturating_add(ENTRY_OVERHEAD)
+    u32::try_from(entry.size_with_parts()).unwrap_or(u32::MAX).saturating_add(ENTRY_OVERHEAD)
 }
 
 /// Each entry leaves when its answer has ended, also one that replaces another.

@@ -100,6 +100,64 @@ fn a_new_answer_replaces_the_one_in_the_hot_level_too() {
     assert_eq!(cache.pin().get(&key(&cache, "a.example"), START).unwrap().kind(), Kind::Data);
 }
 
+/// A composed answer made of `part`, under the key of a search.
+fn compose(cache: &Cache, name: &str, part: &Arc<Entry>, rests_on: &[Arc<Entry>]) -> Arc<Entry> {
+    let message = question(name);
+    let question = Question::read(&message).unwrap();
+    let key = QueryKey::of(&question, false, false, SearchListId::SEARCHED, cache.hasher());
+    let answer = answer(name, Kind::Data, 60);
+    let lifetime = Duration::from_secs(60);
+    let bucket = cache.bucket(client(1));
+    let entry = Entry::composed(&key, &answer, lifetime, 4, bucket, vec![Arc::clone(part)], START);
+    cache.put(&key, entry, rests_on, START)
+}
+
+#[test]
+fn what_a_composed_answer_is_made_of_is_found_also_after_the_store_has_dropped_it() {
+    let cache = cache(1 << 20, 0);
+    let part = keep(&cache, "www.example", Kind::Data, 3600, 1, START);
+    let composed = compose(&cache, "www.example.shop", &part, std::slice::from_ref(&part));
+    for n in 0..20_000 {
+        keep(&cache, &format!("flood{n}.example"), Kind::Data, 3600, (n % 200) as u8, START);
+    }
+    cache.usage();
+    assert!(cache.store.get(&key(&cache, "www.example")).is_none(), "the store has dropped it");
+    assert!(is_stored(&cache, "www.example", START));
+    drop((composed, part));
+    assert!(!is_stored(&cache, "www.example", START), "nothing is made of it any more");
+}
+
+#[test]
+fn a_composed_answer_ends_when_another_kind_of_answer_comes_to_what_it_rests_on() {
+    let cache = cache(1 << 20, 0);
+    let part = keep(&cache, "www.example", Kind::Data, 3600, 1, START);
+    let denial = keep(&cache, "www.example.svc", Kind::NxDomain, 30, 1, START);
+    let composed = compose(&cache, "www.example.shop", &part, &[Arc::clone(&part), Arc::clone(&denial)]);
+    drop(denial);
+    keep(&cache, "www.example.svc", Kind::NxDomain, 30, 1, START);
+    assert!(composed.is_fresh(START), "the same kind");
+    keep(&cache, "www.example.svc", Kind::NoData, 30, 1, START);
+    assert!(!composed.is_fresh(START));
+}
+
+#[test]
+fn a_bar_is_not_replaced_by_what_a_walk_ends_with() {
+    let cache = cache(1 << 20, 0);
+    let part = keep(&cache, "www.example", Kind::Data, 3600, 1, START);
+    let message = question("www.example.shop");
+    let question = Question::read(&message).unwrap();
+    let key = QueryKey::of(&question, false, false, SearchListId::SEARCHED, cache.hasher());
+    let literal = |role, seconds| {
+        Entry::literal(&key, role, Duration::from_secs(seconds), cache.bucket(client(1)), START)
+    };
+    cache.put(&key, literal(Role::Bar, 60), &[], START);
+    cache.put(&key, literal(Role::Literal, 10), &[], START);
+    assert_eq!(compose(&cache, "www.example.shop", &part, &[]).role(), Role::Bar);
+    cache.put(&key, literal(Role::Bar, 30), &[], START);
+    let left = cache.peek(&key, START).unwrap().remaining(START);
+    assert_eq!(left, Duration::from_secs(60), "a shorter bar does not shorten it");
+}
+
 #[test]
 fn a_failure_does_not_replace_a_good_answer() {
     let cache = cache(1 << 20, 100);

@@ -12,8 +12,10 @@ use crate::limits::{
     DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES,
     MIN_CACHE_BYTES, bytes_text,
 };
+use crate::search::Mode;
+use crate::search::list::{MAX_HOST_DOMAINS, Suffixes};
 use crate::upstream::health::{Endpoint, Transport};
-use crate::wire::name::Name;
+use crate::wire::name::{Name, labels};
 
 /// Where queries are taken when nothing is said: a port that needs no privilege, on this host only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:1053";
@@ -26,6 +28,9 @@ const DEFAULT_MAX_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
 /// RFC 8767 section 4: more than a week is never right.
 const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
 const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+const DEFAULT_SEARCH: &str = "off";
+/// kubelet allows 32 domains in a pod's search list.
+const MAX_SEARCH_LIST: usize = MAX_HOST_DOMAINS + 3;
 /// The upstream that means the servers of that file.
 const RESOLV_CONF: &str = "resolv.conf";
 const PORT: u16 = 53;
@@ -48,7 +53,8 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
         cache_bytes: DEFAULT_CACHE_BYTES,
         max_ttl: DEFAULT_MAX_TTL,
         max_negative_ttl: DEFAULT_MAX_NEGATIVE_TTL,
-        cluster_domain: Name::ROOT,
+        search: Mode::Off,
+        suffixes: Suffixes::default(),
         admin: None,
         forward: vec![],
     };
@@ -68,9 +74,11 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
     if let Some(ttl) = &raw.max_negative_ttl {
         note(ttl_cap(ttl, "cache.max_negative_ttl").map(|cap| config.max_negative_ttl = cap));
     }
-    note(search_is_off(raw.search.as_ref(), raw.search_list.as_ref()));
     let domain = raw.cluster_domain.unwrap_or_else(|| default(DEFAULT_CLUSTER_DOMAIN));
-    note(name(&domain, "search.cluster_domain").map(|domain| config.cluster_domain = domain));
+    let mode = raw.search.unwrap_or_else(|| default(DEFAULT_SEARCH));
+    note(search(&mode, raw.search_list.as_ref(), &domain).map(|(mode, suffixes)| {
+        (config.search, config.suffixes) = (mode, suffixes);
+    }));
     let admin = raw.admin.unwrap_or_else(|| default(DEFAULT_ADMIN));
     note(admin_address(&admin).map(|admin| config.admin = admin));
     match forwards(raw.forward, resolv_conf) {
@@ -125,22 +133,56 @@ fn ttl_cap(written: &Written<String>, key: &str) -> Result<Duration, ConfigError
     ttl.ok_or_else(|| wrong(written, key, &written.value, allowed))
 }
 
-fn search_is_off(
-    mode: Option<&Written<String>>,
+/// The mode of the search short circuit, and the suffixes it goes by.
+fn search(
+    mode: &Written<String>,
     list: Option<&Written<Vec<String>>>,
-) -> Result<(), ConfigError> {
-    if let Some(mode) = mode.filter(|mode| mode.value != "off") {
-        return Err(wrong(mode, "search.mode", &mode.value, "\"off\" in this version"));
+    domain: &Written<String>,
+) -> Result<(Mode, Suffixes), ConfigError> {
+    let key = "search.cluster_domain";
+    let zone = name(domain, key)?;
+    let suffixes = |hosts: &[Name]| {
+        let too_long =
+            || wrong(domain, key, &domain.value, format!("{NAME}, with room for names under svc below it"));
+        Suffixes::new(zone, hosts).ok_or_else(too_long)
+    };
+    match (mode.value.as_str(), list) {
+        ("off", None) => Ok((Mode::Off, suffixes(&[])?)),
+        ("off", Some(list)) => {
+            Err(wrong(list, "search.list", &list.value.join(","), "nothing while search.mode is \"off\""))
+        }
+        ("static", Some(list)) => {
+            let (namespace, hosts) = static_list(list, &zone)?;
+            Ok((Mode::Static(namespace), suffixes(&hosts)?))
+        }
+        ("static", None) => {
+            Err(wrong(mode, "search.mode", "static", "with search.list, the list that every client has"))
+        }
+        (other, _) => Err(wrong(mode, "search.mode", other, "\"off\" or \"static\" in this version")),
     }
-    if let Some(list) = list {
-        return Err(wrong(
-            list,
-            "search.list",
-            &list.value.join(","),
-            "nothing while search.mode is \"off\"",
-        ));
+}
+
+/// The namespace that a list begins with, and the domains behind the cluster's.
+fn static_list(list: &Written<Vec<String>>, zone: &Name) -> Result<(Box<[u8]>, Vec<Name>), ConfigError> {
+    let key = "search.list";
+    let parse = |text: &String| {
+        Name::from_text(text).map_err(|why| wrong(list, key, text, format!("{NAME} ({why})")))
+    };
+    let names: Vec<Name> = list.value.iter().map(parse).collect::<Result<_, _>>()?;
+    let allowed = format!(
+        "NAMESPACE.svc.{zone0}, svc.{zone0}, {zone0}, then the host's own domains, up to {MAX_SEARCH_LIST} in all",
+        zone0 = zone.to_string().trim_end_matches('.')
+    );
+    let bad = || wrong(list, key, &list.value.join(","), allowed.clone());
+    let [first, second, third, hosts @ ..] = names.as_slice() else { return Err(bad()) };
+    let namespace = labels(first.as_wire()).next().ok_or_else(bad)?;
+    let suffixes = Suffixes::new(*zone, &[]).ok_or_else(bad)?;
+    let fits = suffixes.list(namespace) == [*first, *second, *third];
+    let is_root = |name: &Name| *name == Name::ROOT;
+    if !fits || names.len() > MAX_SEARCH_LIST || hosts.iter().any(is_root) {
+        return Err(bad());
     }
-    Ok(())
+    Ok((namespace.to_ascii_lowercase().into(), hosts.to_vec()))
 }
 
 fn name(written: &Written<String>, key: &str) -> Result<Name, ConfigError> {

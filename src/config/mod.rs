@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::limits;
+use crate::search::Mode;
+use crate::search::list::Suffixes;
 use crate::upstream::health::Endpoint;
 use crate::wire::name::Name;
 
@@ -30,8 +32,10 @@ pub struct Config {
     pub max_ttl: Duration,
     /// The longest a denial is used.
     pub max_negative_ttl: Duration,
-    /// The zone of the cluster.
-    pub cluster_domain: Name,
+    /// Whose searches are cut short.
+    pub search: Mode,
+    /// The suffixes that clients search.
+    pub suffixes: Suffixes,
     /// Where the admin pages are, if anywhere.
     pub admin: Option<SocketAddr>,
     /// Which servers are asked for which names; always one for the root.

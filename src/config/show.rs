@@ -7,10 +7,25 @@ use serde_json::{Value, json};
 use super::Config;
 use super::units::duration_text;
 use crate::limits::{self, bytes_text};
+use crate::search::Mode;
 use crate::upstream::health::Endpoint;
 
 fn url(endpoint: &Endpoint) -> String {
     format!("{}://{}", endpoint.transport.name(), endpoint.addr)
+}
+
+fn mode(config: &Config) -> &'static str {
+    match config.search {
+        Mode::Off => "off",
+        Mode::Static(_) => "static",
+    }
+}
+
+fn search_list(config: &Config) -> Vec<String> {
+    match &config.search {
+        Mode::Off => vec![],
+        Mode::Static(namespace) => config.suffixes.list(namespace).iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// TOML that means this configuration, then the maxima as comments.
@@ -24,8 +39,11 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "[cache]\nsize = {:?}", bytes_text(config.cache_bytes));
     let _ = writeln!(out, "max_ttl = {:?}", duration_text(config.max_ttl));
     let _ = writeln!(out, "max_negative_ttl = {:?}\n", duration_text(config.max_negative_ttl));
-    let _ =
-        writeln!(out, "[search]\nmode = \"off\"\ncluster_domain = {:?}\n", config.cluster_domain.to_string());
+    let _ = writeln!(out, "[search]\nmode = {:?}", mode(config));
+    if let Mode::Static(_) = &config.search {
+        let _ = writeln!(out, "list = [{}]", list(search_list(config)));
+    }
+    let _ = writeln!(out, "cluster_domain = {:?}\n", config.suffixes.zone().to_string());
     let _ = writeln!(out, "[admin]\nlisten = {admin:?}");
     for forward in &config.forward {
         let upstreams = list(forward.servers.iter().map(url).collect());
@@ -61,7 +79,11 @@ pub fn json(config: &Config) -> Value {
             "max_ttl_s": config.max_ttl.as_secs(),
             "max_negative_ttl_s": config.max_negative_ttl.as_secs(),
         },
-        "search": {"mode": "off", "cluster_domain": config.cluster_domain.to_string()},
+        "search": {
+            "mode": mode(config),
+            "list": search_list(config),
+            "cluster_domain": config.suffixes.zone().to_string(),
+        },
         "admin": {"listen": config.admin},
         "forward": forward,
         "maxima": maxima,

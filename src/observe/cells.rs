@@ -51,6 +51,18 @@ pub enum Event {
     LimitConnections,
     /// Too many TCP connections of one client.
     LimitClientConnections,
+    /// A walk ended with a composed answer.
+    SearchComposed,
+    /// A walk found that the name itself, or one of a domain of the host's own, exists.
+    SearchExists,
+    /// A walk found nothing.
+    SearchNoneFound,
+    /// A walk could not decide.
+    SearchUndecided,
+    /// A walk took too long.
+    SearchLate,
+    /// A first step of a search that no rule allows to compose.
+    SearchByRule,
     /// A question ended in a panic.
     Panic,
 }
@@ -63,6 +75,7 @@ pub struct Cells {
     queries: [AtomicU64; 4 * TYPES.len()],
     responses: [AtomicU64; RCODES],
     events: [AtomicU64; EVENTS],
+    saved: AtomicU64,
 }
 
 fn query_cell(proto: Proto, family: Family, place: usize) -> usize {
@@ -84,6 +97,7 @@ impl Default for Cells {
             queries: std::array::from_fn(zero),
             responses: std::array::from_fn(zero),
             events: std::array::from_fn(zero),
+            saved: AtomicU64::new(0),
         }
     }
 }
@@ -113,6 +127,15 @@ impl Cells {
     }
 }
 
+impl Cells {
+    /// Counts questions that a client need not ask.
+    #[inline]
+    pub fn saved(&self, questions: u8) {
+        self.saved
+            .store(self.saved.load(Ordering::Relaxed).wrapping_add(questions.into()), Ordering::Relaxed);
+    }
+}
+
 /// All workers' counters, for whoever scrapes them.
 pub struct Sum<'c>(pub &'c [std::sync::Arc<Cells>]);
 
@@ -129,6 +152,11 @@ impl Sum<'_> {
     /// Responses with a code; the last counts all codes beyond.
     pub fn responses(&self, place: usize) -> u64 {
         self.of(|cells| cells.responses.get(place))
+    }
+
+    /// Questions that clients need not ask.
+    pub fn saved(&self) -> u64 {
+        self.of(|cells| Some(&cells.saved))
     }
 
     /// Events of a kind.

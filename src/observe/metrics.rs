@@ -68,8 +68,16 @@ impl Collector for Counters {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        [self.queries(), self.responses(), self.events(), self.cache(), self.upstream(), self.build()]
-            .concat()
+        [
+            self.queries(),
+            self.responses(),
+            self.events(),
+            self.search(),
+            self.cache(),
+            self.upstream(),
+            self.build(),
+        ]
+        .concat()
     }
 }
 
@@ -124,6 +132,38 @@ impl Counters {
             plain("nodens_unsent_total", "Replies that the system refused to send.", Event::Unsent),
             plain("nodens_panics_total", "Questions that ended in a panic.", Event::Panic),
             family("nodens_limit_reached_total", "Times that a bound was met.", &["limit"], limits),
+        ]
+        .concat()
+    }
+
+    fn search(&self) -> Vec<MetricFamily> {
+        let sum = Sum(&self.cells);
+        let walks = [
+            ("composed", Event::SearchComposed),
+            ("exists", Event::SearchExists),
+            ("none_found", Event::SearchNoneFound),
+            ("undecided", Event::SearchUndecided),
+            ("late", Event::SearchLate),
+        ];
+        let walks = walks.map(|(outcome, event)| (vec![outcome], sum.events(event))).to_vec();
+        let plain = |name, help, count| family(name, help, &[], vec![(vec![], count)]);
+        [
+            family(
+                "nodens_search_walks_total",
+                "Walks through a search list, by outcome.",
+                &["outcome"],
+                walks,
+            ),
+            plain(
+                "nodens_search_literal_total",
+                "First steps of a search that no rule allows to compose.",
+                sum.events(Event::SearchByRule),
+            ),
+            plain(
+                "nodens_search_saved_total",
+                "Questions that clients need not ask since their search was cut short.",
+                sum.saved(),
+            ),
         ]
         .concat()
     }

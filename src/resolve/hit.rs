@@ -2,11 +2,15 @@
 //!
 //! On the way of a fresh answer nothing is locked, allocated or awaited.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use crate::cache::Level;
-use crate::cache::entry::Entry;
+use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
 use crate::observe::cells::Event;
 use crate::query::{self, Proto, Query, Rejection};
+use crate::search::list::Step;
 use crate::wire::edns::{PLAIN_UDP_SIZE, UDP_SIZE};
 use crate::wire::iana::{Rcode, rtype};
 use crate::wire::question::Question;
@@ -23,6 +27,33 @@ pub enum Outcome {
     Silence,
     /// It has to be asked.
     Miss(Box<Miss>),
+}
+
+/// What is known of a search.
+enum Searched<'b> {
+    /// What it ends with.
+    Found(Level, Held<'b>),
+    /// The question is to be taken literally.
+    Literally,
+    /// It has to be walked.
+    Unknown,
+}
+
+/// An entry of either level.
+enum Held<'b> {
+    Hot(&'b Entry),
+    Stored(Arc<Entry>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        match self {
+            Held::Hot(entry) => entry,
+            Held::Stored(entry) => entry,
+        }
+    }
 }
 
 impl Resolver {
@@ -45,7 +76,19 @@ impl Resolver {
         query.asked.server_cookie = self.server_cookie(&query.asked, client, batch);
         let out = within(out, &query.asked, client.proto);
 
+        let step = self.shared.search.step(&query, client.ip());
+        let searched = match &step {
+            Some(step) => self.searched(&query, step, client, batch),
+            None => Searched::Literally,
+        };
+        if let Searched::Found(level, entry) = &searched {
+            return self.hit(out, &query.asked, entry, *level, batch);
+        }
         let key = QueryKey::new(&query, SearchListId::LITERAL, self.shared.cache.hasher());
+        if matches!(searched, Searched::Unknown) {
+            self.cells.event(Event::Miss);
+            return Outcome::Miss(Box::new(Miss::new(&query, key, client, true)));
+        }
         if let Some(entry) = batch.pin.get(&key, batch.now) {
             return self.hit(out, &query.asked, entry, Level::Hot, batch);
         }
@@ -59,7 +102,46 @@ impl Resolver {
         if !query.recursion_desired() {
             return self.refuse(out, &query.asked, Rcode::REFUSED);
         }
-        Outcome::Miss(Box::new(Miss::new(&query, key, client)))
+        Outcome::Miss(Box::new(Miss::new(&query, key, client, false)))
+    }
+
+    /// What is known of the search that a question is the first step of.
+    fn searched<'b>(
+        &self,
+        query: &Query<'_>,
+        step: &Step<'_>,
+        client: Client,
+        batch: &'b Batch<'_>,
+    ) -> Searched<'b> {
+        let search = &self.shared.search;
+        let literally = || {
+            search.left_literal(client.ip(), step.qname(), batch.now);
+            Searched::Literally
+        };
+        if search.recent().has(client.ip(), step.qname(), batch.now) {
+            return literally();
+        }
+        let key = QueryKey::new(query, SearchListId::SEARCHED, self.shared.cache.hasher());
+        let found = match batch.pin.get(&key, batch.now) {
+            Some(entry) => Some((Level::Hot, Held::Hot(entry))),
+            None => {
+                self.shared.cache.stored(&key, batch.now).map(|entry| (Level::Store, Held::Stored(entry)))
+            }
+        };
+        match found {
+            Some((level, entry)) => match entry.role() {
+                Role::Composed { saved } => {
+                    self.cells.saved(saved);
+                    Searched::Found(level, entry)
+                }
+                Role::Answer | Role::Literal | Role::Bar => literally(),
+            },
+            None if search.suffixes().may_compose(step) => Searched::Unknown,
+            None => {
+                self.cells.event(Event::SearchByRule);
+                Searched::Literally
+            }
+        }
     }
 
     #[inline]

@@ -4,13 +4,15 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::cache::entry::Entry;
-use crate::cache::key::QueryKey;
+use crate::cache::entry::{Entry, Role};
+use crate::cache::key::{QueryKey, SearchListId};
 use crate::observe::cells::Event;
 use crate::query::{Proto, Query};
+use crate::search::LOOK_UP;
 use crate::upstream::admission::{Full, Joined, Lead, Place};
 use crate::upstream::exchange::{self, DEADLINE};
 use crate::upstream::zones::Zone;
@@ -19,10 +21,11 @@ use crate::wire::answer::{Answer, Kind};
 use crate::wire::edns::{ClientEdns, UDP_SIZE, extended_error};
 use crate::wire::header::{Flags, Header};
 use crate::wire::iana::{CLASS_IN, InfoCode, Rcode, rtype};
+use crate::wire::name::Name;
 use crate::wire::reply::{self, Asked};
 
 use super::hit::within;
-use super::{Client, Resolver};
+use super::{Client, Resolver, walk};
 
 /// A query that waits for its answer: all that its reply needs once the packet is gone.
 pub struct Miss {
@@ -33,13 +36,19 @@ pub struct Miss {
     edns: Option<ClientEdns>,
     server_cookie: Option<[u8; 16]>,
     client: Client,
+    searches: bool,
 }
 
 impl Miss {
-    /// Keeps what is needed of a query.
-    pub fn new(query: &Query<'_>, key: QueryKey, client: Client) -> Miss {
+    /// Keeps what is needed of a query; `key` is the literal one. `searches`: the question is the first step of its
+    /// client's search, and what that ends with is not known.
+    pub fn new(query: &Query<'_>, key: QueryKey, client: Client, searches: bool) -> Miss {
         let Asked { id, flags, question, edns, server_cookie } = query.asked;
-        Miss { key, question: question.into(), id, flags, edns, server_cookie, client }
+        Miss { key, question: question.into(), id, flags, edns, server_cookie, client, searches }
+    }
+
+    fn qtype(&self) -> u16 {
+        crate::wire::u16_at(&self.question, self.key.qname().len()).unwrap_or(0)
     }
 
     fn asked(&self) -> Asked<'_> {
@@ -65,40 +74,113 @@ impl Miss {
 
 /// Finds the answer and makes the reply.
 pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
+    let (shared, client) = (&resolver.shared, miss.client.ip());
+    if miss.searches
+        && let Some(qname) = Name::from_wire(miss.key.qname())
+    {
+        if let Some(entry) = walk::composed(&resolver, &qname, miss.qtype(), client).await {
+            if let Role::Composed { saved } = entry.role() {
+                resolver.cells.saved(saved);
+            }
+            return reply_with(&resolver, &miss, &entry);
+        }
+        shared.search.left_literal(client, miss.key.qname(), shared.clock.now());
+    }
+    let wanted =
+        Wanted { key: miss.key, question: miss.upstream_question(), mixed_case: miss.has_upper_case() };
+    match obtain(&resolver, wanted, client).await {
+        Ok(entry) => reply_with(&resolver, &miss, &entry),
+        Err(refusal) => {
+            bar(&resolver, miss.key.qname(), Duration::ZERO, client);
+            refused(&resolver, &miss, refusal)
+        }
+    }
+}
+
+/// What is to be known.
+pub struct Wanted {
+    /// Under which key it is kept.
+    pub key: QueryKey,
+    /// How it is asked.
+    pub question: Question,
+    /// The question has letters in upper case, as ours have upstream.
+    pub mixed_case: bool,
+}
+
+impl Wanted {
+    /// A name's addresses, as a client asks for them that leaves validation to others.
+    pub fn of(resolver: &Resolver, name: &Name, qtype: u16) -> Wanted {
+        let name = name.to_lower();
+        let octets = [name.as_wire(), &qtype.to_be_bytes(), &CLASS_IN.to_be_bytes()].concat();
+        let question = crate::wire::question::Question { octets: &octets, qtype, qclass: CLASS_IN };
+        let hasher = resolver.shared.cache.hasher();
+        let key = QueryKey::of(&question, false, false, SearchListId::LITERAL, hasher);
+        let question = Question { octets: octets.into(), dnssec_ok: false, checking_disabled: false };
+        Wanted { key, question, mixed_case: false }
+    }
+}
+
+/// Why nothing was learned, and nothing is to be kept of it.
+pub enum Refusal {
+    /// There is no room to wait.
+    Full(Full),
+    /// The task that asked ended without an answer.
+    GivenUp,
+}
+
+/// An answer: a place to wait, then an equal question to join, or to lead.
+///
+/// # Errors
+/// [`Refusal`]; it says nothing about the name.
+pub async fn obtain(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr) -> Result<Arc<Entry>, Refusal> {
     let shared = &resolver.shared;
-    let place = match shared.waiting.enter(miss.client.ip()) {
-        Ok(place) => place,
-        Err(full) => return refused(&resolver, &miss, full),
-    };
-    let (landing, _place) = match shared.flights.join(miss.key.octets(), miss.has_upper_case()) {
+    if let Some(entry) = shared.cache.peek(&wanted.key, shared.clock.now()) {
+        return Ok(entry);
+    }
+    let place = shared.waiting.enter(client).map_err(Refusal::Full)?;
+    let (landing, _place) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
         Joined::Follow(landing) => {
             resolver.cells.event(Event::Joined);
             (landing, Some(place))
         }
         Joined::Lead(lead, landing) => {
-            let flight =
-                fly(Rc::clone(&resolver), miss.key, miss.upstream_question(), miss.client.ip(), lead, place);
-            tokio::task::spawn_local(flight);
+            tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place));
             (landing, None)
         }
     };
-    match landing.wait().await {
-        Some(entry) => reply_with(&resolver, &miss, &entry),
-        None => failed(&resolver, &miss, InfoCode::OTHER, "the question was given up"),
+    landing.wait().await.ok_or(Refusal::GivenUp)
+}
+
+/// Keeps an answer, and takes note of what it says about names that a search list makes.
+pub fn keep(resolver: &Resolver, key: &QueryKey, answer: Answer, client: IpAddr) -> Arc<Entry> {
+    let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
+    let entry = shared.cache.keep(key, answer, client, now);
+    shared.search.learn_of(key.qname(), entry.kind());
+    if entry.kind() != Kind::Data {
+        bar(resolver, key.qname(), entry.remaining(now), client);
+    }
+    entry
+}
+
+/// What was not found may be asked next under a later suffix, where it can look like the first step of another search:
+/// that question stays literal until the answer has ended and whoever had it has ended his look-up.
+fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: IpAddr) {
+    let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
+    for name in shared.search.bars(qname) {
+        for qtype in [rtype::A, rtype::AAAA] {
+            let key = walk::searched_key(resolver, &name, qtype);
+            let lifetime = answer_lives + LOOK_UP;
+            let bar = Entry::literal(&key, Role::Bar, lifetime, shared.cache.bucket(client), now);
+            shared.cache.put(&key, bar, &[], now);
+        }
     }
 }
 
 /// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next.
-async fn fly(
-    resolver: Rc<Resolver>,
-    key: QueryKey,
-    question: Question,
-    client: IpAddr,
-    lead: Lead<Arc<Entry>>,
-    _place: Place,
-) {
+async fn fly(resolver: Rc<Resolver>, wanted: Wanted, client: IpAddr, lead: Lead<Arc<Entry>>, _place: Place) {
+    let Wanted { key, question, .. } = wanted;
     let shared = &resolver.shared;
-    let keep = |answer| shared.cache.keep(&key, answer, client, shared.clock.now());
+    let keep = |answer| keep(&resolver, &key, answer, client);
     // The flight before this one may have landed between the look-up and the join.
     if let Some(entry) = shared.cache.peek(&key, shared.clock.now()) {
         return lead.land(entry);
@@ -147,12 +229,17 @@ fn reply_with(resolver: &Resolver, miss: &Miss, entry: &Entry) -> Vec<u8> {
     out
 }
 
-fn refused(resolver: &Resolver, miss: &Miss, full: Full) -> Vec<u8> {
-    let (event, text) = match full {
-        Full::Total => (Event::LimitWaiting, "too many questions wait for upstream"),
-        Full::Client => (Event::LimitClientWaiting, "too many questions of this client wait for upstream"),
+fn refused(resolver: &Resolver, miss: &Miss, refusal: Refusal) -> Vec<u8> {
+    let (event, text) = match refusal {
+        Refusal::Full(Full::Total) => (Some(Event::LimitWaiting), "too many questions wait for upstream"),
+        Refusal::Full(Full::Client) => {
+            (Some(Event::LimitClientWaiting), "too many questions of this client wait for upstream")
+        }
+        Refusal::GivenUp => (None, "the question was given up"),
     };
-    resolver.cells.event(event);
+    if let Some(event) = event {
+        resolver.cells.event(event);
+    }
     failed(resolver, miss, InfoCode::OTHER, text)
 }
 

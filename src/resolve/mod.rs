@@ -3,6 +3,7 @@
 pub mod cookie;
 pub mod hit;
 pub mod miss;
+pub mod walk;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::cache::ttl::Moment;
 use crate::clock::Clock;
 use crate::observe::cells::Cells;
 use crate::query::{Family, Proto};
+use crate::search::Search;
 use crate::upstream::admission::{Flights, Gate};
 use crate::upstream::{Carrier, Upstreams};
 
@@ -25,6 +27,10 @@ pub struct Shared {
     pub upstreams: Upstreams,
     /// Questions on their way.
     pub flights: Arc<Flights<Arc<Entry>>>,
+    /// Walks through search lists on their way.
+    pub walks: Arc<Flights<walk::Walked>>,
+    /// Who searches, and what is known of it.
+    pub search: Search,
     /// Who waits for them.
     pub waiting: Arc<Gate>,
     /// The time.
@@ -78,5 +84,6 @@ impl Resolver {
 }
 
 #[cfg(test)]
-#[path = "scenarios.rs"]
 mod scenarios;
+#[cfg(test)]
+mod search_scenarios;

@@ -13,20 +13,24 @@ use super::*;
 use crate::cache::Size;
 use crate::cache::ttl::Caps;
 use crate::observe::cells::{Event, Sum};
+use crate::search::Mode;
+use crate::search::list::Suffixes;
 use crate::upstream::loops::Nonces;
 use crate::upstream::simulation::{Network, Seen, local, zones};
 use crate::upstream::udp::Arrival;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn resolver(network: &Network, waiting: Gate) -> Rc<Resolver> {
+pub(super) fn resolver(network: &Network, waiting: Gate, search: Search) -> Rc<Resolver> {
     let caps = Caps { positive: SECOND * 86_400, negative: SECOND * 3600 };
     let size = Size { store_bytes: 1 << 20, hot_entries: 100, hot_bytes: 1 << 18 };
     let shared = Shared {
         cache: Cache::new(size, caps),
         upstreams: Upstreams { zones: zones(1), nonces: Nonces::default() },
         flights: Arc::new(Flights::default()),
+        walks: Arc::new(Flights::default()),
+        search,
         waiting: Arc::new(waiting),
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),
@@ -35,11 +39,11 @@ fn resolver(network: &Network, waiting: Gate) -> Rc<Resolver> {
 }
 
 fn plain(network: &Network) -> Rc<Resolver> {
-    resolver(network, Gate::new(1000, 1000))
+    resolver(network, Gate::new(1000, 1000), Search::new(Mode::Off, Suffixes::default()))
 }
 
 /// A query for a name's addresses.
-fn query(name: &str) -> Message {
+pub(super) fn query(name: &str) -> Message {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(HQuery::query(HName::from_ascii(name).unwrap(), RecordType::A));
@@ -47,7 +51,7 @@ fn query(name: &str) -> Message {
     message
 }
 
-async fn send(resolver: &Rc<Resolver>, query: &Message) -> Message {
+pub(super) async fn send(resolver: &Rc<Resolver>, query: &Message) -> Message {
     let packet = query.to_vec().unwrap();
     let client = Client { addr: "127.0.0.1:4000".parse().unwrap(), proto: Proto::Udp };
     let mut out = [0; 4096];
@@ -59,20 +63,20 @@ async fn send(resolver: &Rc<Resolver>, query: &Message) -> Message {
     }
 }
 
-async fn ask(resolver: &Rc<Resolver>, name: &str) -> Message {
+pub(super) async fn ask(resolver: &Rc<Resolver>, name: &str) -> Message {
     send(resolver, &query(name)).await
 }
 
-fn reply(after: u32, message: Vec<u8>) -> Vec<(Duration, Arrival)> {
+pub(super) fn reply(after: u32, message: Vec<u8>) -> Vec<(Duration, Arrival)> {
     vec![(MS * after, Arrival::Reply(message))]
 }
 
-fn code(message: &Message) -> ResponseCode {
+pub(super) fn code(message: &Message) -> ResponseCode {
     message.metadata.response_code
 }
 
 /// The info codes of the extended errors.
-fn extended_errors(message: &Message) -> Vec<u16> {
+pub(super) fn extended_errors(message: &Message) -> Vec<u16> {
     let edns = message.edns.as_ref().unwrap();
     let option = edns.options().get(EdnsCode::from(15)).cloned();
     option
@@ -84,7 +88,7 @@ fn extended_errors(message: &Message) -> Vec<u16> {
         .collect()
 }
 
-fn events(resolver: &Resolver, event: Event) -> u64 {
+pub(super) fn events(resolver: &Resolver, event: Event) -> u64 {
     Sum(std::slice::from_ref(&resolver.cells)).events(event)
 }
 
@@ -268,7 +272,7 @@ async fn a_panic_ends_its_question_and_nothing_else() {
 async fn beyond_the_bound_questions_are_refused_at_once_and_not_kept() {
     local(async {
         let network = Network::new(|seen: &Seen| reply(300, seen.a(60)));
-        let resolver = resolver(&network, Gate::new(100, 10));
+        let resolver = resolver(&network, Gate::new(100, 10), Search::new(Mode::Off, Suffixes::default()));
         let waiting: Vec<_> = (0..10)
             .map(|n| {
                 let resolver = Rc::clone(&resolver);

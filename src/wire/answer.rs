@@ -90,7 +90,7 @@ impl Answer {
             sections.verbatim(message, &header)
         } else {
             let rest = [&sections.authorities[..], &sections.additionals[..]];
-            rebuild(message, &header, &question, kept(), rest)?
+            rebuild(&header, message, &question, kept(), rest).ok_or(Malformed::Records)?
         };
         Ok(Answer {
             wire,
@@ -309,58 +309,78 @@ fn is_referral(kind: Kind, header: &Header, sections: &Sections, negative_ttl: O
 /// Owner names that a rebuilt message may point back to; further ones are written out.
 const COMPRESSED_OWNERS: usize = 16;
 
+/// Writes a message anew from records of others, names in RDATA written out, owners compressed.
+pub struct Builder {
+    wire: Vec<u8>,
+    ttl_offsets: Vec<u16>,
+    owners: Vec<(Name, usize)>,
+}
+
+impl Builder {
+    /// Room for a header, then a question's octets.
+    pub fn new(question: &[u8]) -> Option<Builder> {
+        let qname = Name::from_wire(question)?;
+        let wire = [&[0; HEADER_LEN][..], question].concat();
+        Some(Builder { wire, ttl_offsets: Vec::new(), owners: vec![(qname, HEADER_LEN)] })
+    }
+
+    /// Appends a record of a message; nothing where the whole would become too long for one.
+    pub fn append(&mut self, message: &[u8], record: &Record) -> Option<()> {
+        let fixed = message.get(record.ttl_at.checked_sub(4)?..record.ttl_at)?;
+        self.record(&record.owner, fixed, record.ttl, &record.rdata_uncompressed(message)?)
+    }
+
+    /// Appends a CNAME of class IN.
+    pub fn alias(&mut self, owner: &Name, ttl: u32, target: &Name) -> Option<()> {
+        let fixed = [rtype::CNAME.to_be_bytes(), CLASS_IN.to_be_bytes()].concat();
+        self.record(owner, &fixed, ttl, target.as_wire())
+    }
+
+    fn record(&mut self, owner: &Name, fixed: &[u8], ttl: u32, rdata: &[u8]) -> Option<()> {
+        match self.owners.iter().find(|(known, _)| known == owner) {
+            Some((_, at)) => self.wire.extend_from_slice(&(0xc000 | *at as u16).to_be_bytes()),
+            None => {
+                if self.owners.len() < COMPRESSED_OWNERS && self.wire.len() < 0x3fff {
+                    self.owners.push((*owner, self.wire.len()));
+                }
+                self.wire.extend_from_slice(owner.as_wire());
+            }
+        }
+        self.wire.extend_from_slice(fixed);
+        self.ttl_offsets.push(u16::try_from(self.wire.len()).ok()?);
+        self.wire.extend_from_slice(&ttl.to_be_bytes());
+        self.wire.extend_from_slice(&u16::try_from(rdata.len()).ok()?.to_be_bytes());
+        self.wire.extend_from_slice(rdata);
+        u16::try_from(self.wire.len()).ok().map(|_| ())
+    }
+
+    /// The message under a header, and where its TTLs stand.
+    pub fn finish(mut self, header: &Header) -> (Vec<u8>, Vec<u16>) {
+        super::put(&mut self.wire, 0, &header.octets());
+        (self.wire, self.ttl_offsets)
+    }
+}
+
 /// Writes the message anew from the records that stay, for one whose bytes cannot stay where they were.
 fn rebuild<'r>(
-    message: &[u8],
     header: &Header,
+    message: &[u8],
     question: &Question<'_>,
     answers: impl Iterator<Item = &'r Record>,
     rest: [&'r [Record]; 2],
-) -> Result<(Vec<u8>, Vec<u16>), Malformed> {
-    let mut wire = message.get(..question.end()).ok_or(Malformed::Records)?.to_vec();
-    let mut offsets = Vec::new();
-    let qname = Name::from_wire(question.qname()).ok_or(Malformed::Records)?;
-    let mut owners = vec![(qname, HEADER_LEN)];
+) -> Option<(Vec<u8>, Vec<u16>)> {
+    let mut builder = Builder::new(question.octets)?;
     let mut kept_answers = 0u16;
-    let records = answers.inspect(|_| kept_answers += 1).chain(rest[0]).chain(rest[1]);
-    for record in records {
-        append(message, record, &mut wire, &mut offsets, &mut owners).ok_or(Malformed::Records)?;
+    for record in answers.inspect(|_| kept_answers += 1).chain(rest[0]).chain(rest[1]) {
+        builder.append(message, record)?;
     }
-    let counts = [1, kept_answers, rest[0].len() as u16, rest[1].len() as u16];
-    let header = Header {
-        questions: counts[0],
-        answers: counts[1],
-        authorities: counts[2],
-        additionals: counts[3],
+    Some(builder.finish(&Header {
+        questions: 1,
+        answers: kept_answers,
+        authorities: rest[0].len() as u16,
+        additionals: rest[1].len() as u16,
         ..*header
-    };
-    super::put(&mut wire, 0, &header.octets());
-    Ok((wire, offsets))
-}
-
-fn append(
-    message: &[u8],
-    record: &Record,
-    wire: &mut Vec<u8>,
-    offsets: &mut Vec<u16>,
-    owners: &mut Vec<(Name, usize)>,
-) -> Option<()> {
-    match owners.iter().find(|(owner, _)| *owner == record.owner) {
-        Some((_, at)) => wire.extend_from_slice(&(0xc000 | *at as u16).to_be_bytes()),
-        None => {
-            if owners.len() < COMPRESSED_OWNERS && wire.len() < 0x3fff {
-                owners.push((record.owner, wire.len()));
-            }
-            wire.extend_from_slice(record.owner.as_wire());
-        }
-    }
-    wire.extend_from_slice(message.get(record.ttl_at - 4..record.ttl_at)?);
-    offsets.push(u16::try_from(wire.len()).ok()?);
-    wire.extend_from_slice(&record.ttl.to_be_bytes());
-    let rdata = record.rdata_uncompressed(message)?;
-    wire.extend_from_slice(&u16::try_from(rdata.len()).ok()?.to_be_bytes());
-    wire.extend_from_slice(&rdata);
-    u16::try_from(wire.len()).ok().map(|_| ())
+    }))
 }
 
 #[cfg(test)]

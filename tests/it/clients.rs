@@ -81,7 +81,7 @@ fn walks_its_search_list(compiler: &[&str]) {
     }
     let (dir, pod) = (Dir::new(), Pod::new());
     let program = compiled(compiler, &dir);
-    let nodens = Nodens::start(&["--lab", "--listen", &format!("{}:53", pod.node)]);
+    let nodens = Nodens::start(&["--lab", "--search", "off", "--listen", &format!("{}:53", pod.node)]);
     let queries = || nodens.metric("nodens_queries_total", &[]);
     let upstream = || nodens.metric("nodens_upstream_questions_total", &[]);
 

@@ -1,0 +1,291 @@
+//! The walk through a client's search list, top to bottom: the question itself, the cluster's candidates together, then
+//! all others together, always for A and AAAA both; what it ends with is kept for both.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::cache::entry::{Entry, Role};
+use crate::cache::key::{QueryKey, SearchListId};
+use crate::cache::ttl::Moment;
+use crate::observe::cells::Event;
+use crate::search::compose::compose;
+use crate::search::list::CLUSTER_CANDIDATES;
+use crate::search::walk::{Decision, Known, decide};
+use crate::search::{UNSETTLED, WALK};
+use crate::upstream::admission::{Joined, Lead};
+use crate::upstream::exchange;
+use crate::wire::answer::Kind;
+use crate::wire::iana::{CLASS_IN, rtype};
+use crate::wire::name::Name;
+use crate::wire::question::Question;
+
+use super::Resolver;
+use super::miss::{self, Wanted};
+
+/// A and AAAA, in this order wherever two of something stand for a name.
+const FAMILIES: [u16; 2] = [rtype::A, rtype::AAAA];
+
+/// What a walk ended with: the composed answers of both families, or nothing where the question is to be taken literally.
+pub type Walked = Option<[Arc<Entry>; 2]>;
+
+/// What a name's two families have; nothing where it was refused or given up.
+type Both = [Option<Arc<Entry>>; 2];
+
+/// The answer to a step, if it is composed: joins the walk of an equal step, or begins one.
+pub async fn composed(
+    resolver: &Rc<Resolver>,
+    qname: &Name,
+    qtype: u16,
+    client: IpAddr,
+) -> Option<Arc<Entry>> {
+    let shared = &resolver.shared;
+    let _place = shared.waiting.enter(client).ok()?;
+    let landing = match shared.walks.join(qname.as_wire(), false) {
+        Joined::Follow(landing) => landing,
+        Joined::Lead(lead, landing) => {
+            let walk = Walk { resolver: Rc::clone(resolver), qname: *qname, client };
+            tokio::task::spawn_local(walk.lead(lead));
+            landing
+        }
+    };
+    let [v4, v6] = landing.wait().await.flatten()?;
+    Some(if qtype == rtype::A { v4 } else { v6 })
+}
+
+struct Walk {
+    resolver: Rc<Resolver>,
+    qname: Name,
+    client: IpAddr,
+}
+
+/// How a walk ends, with everything that says so.
+struct End {
+    decision: Decision,
+    /// The answers that have to stay as they are.
+    rests_on: Vec<Arc<Entry>>,
+    /// The candidate that decided, and what it has.
+    found: Option<(Name, Both)>,
+}
+
+impl Walk {
+    /// Walks in time, or lets the literal answer go out and walks on to fill the cache.
+    async fn lead(self, lead: Lead<Walked>) {
+        let deadline = Instant::now() + WALK;
+        let mut walking = std::pin::pin!(self.walk());
+        match timeout_at(deadline, &mut walking).await {
+            Ok(end) => {
+                let walked = self.settle(end);
+                lead.land(walked);
+            }
+            Err(_) => {
+                self.resolver.cells.event(Event::SearchLate);
+                self.stay_literal(UNSETTLED);
+                lead.land(None);
+                let _ = walking.await;
+            }
+        }
+    }
+
+    async fn walk(&self) -> End {
+        let Some(step) = self.resolver.shared.search.suffixes().step(self.qname.as_wire()) else {
+            return End { decision: Decision::Undecided, rests_on: vec![], found: None };
+        };
+        let search = &self.resolver.shared.search;
+        let mut rests_on = Vec::new();
+
+        // The literal answer, and what a pod of this name would be below: both must not exist.
+        let parent = step.parent();
+        let (own, above) = tokio::join!(self.both(Some(self.qname)), self.both_or_none(parent));
+        let mut denied = vec![known(&own)];
+        rests_on.extend(own.iter().flatten().cloned());
+        if let Some(above) = above {
+            denied.push(known(&above));
+            rests_on.extend(above.iter().flatten().cloned());
+        }
+        let has_alias = own.iter().flatten().any(|entry| entry.has_answers());
+        let existed = parent.is_some_and(|parent| search.has_existed(&parent));
+        if has_alias
+            || existed
+            || denied
+                .iter()
+                .any(|known| known.contains(&Some(Kind::Data)) || known.contains(&Some(Kind::NoData)))
+        {
+            return End { decision: Decision::HostDomain, rests_on, found: None };
+        }
+        if denied.iter().any(|known| *known != [Some(Kind::NxDomain); 2]) {
+            return End { decision: Decision::Undecided, rests_on, found: None };
+        }
+
+        let names = search.suffixes().candidates(&step);
+        let mut seen: Vec<Both> = Vec::new();
+        let mut decision = None;
+        for stage in [names.get(..CLUSTER_CANDIDATES), names.get(CLUSTER_CANDIDATES..)] {
+            seen.extend(self.all(stage.unwrap_or_default()).await);
+            let knowns: Vec<Known> = seen.iter().map(known).collect();
+            decision = decide(&knowns, names.len());
+            if decision.is_some() {
+                break;
+            }
+        }
+        let decision = decision.unwrap_or(Decision::Undecided);
+        let mut found = None;
+        for (index, (name, both)) in names.iter().zip(seen).enumerate() {
+            if decision == Decision::Compose(index)
+                && let Some(name) = name
+            {
+                found = Some((*name, self.retried(name, both).await));
+                break;
+            }
+            rests_on.extend(both.iter().flatten().cloned());
+        }
+        End { decision, rests_on, found }
+    }
+
+    /// Several names at once.
+    async fn all(&self, names: &[Option<Name>]) -> Vec<Both> {
+        let mut asked = tokio::task::JoinSet::new();
+        for (index, name) in names.iter().enumerate() {
+            let walk = Walk { resolver: Rc::clone(&self.resolver), qname: self.qname, client: self.client };
+            let name = *name;
+            asked.spawn_local(async move { (index, walk.both(name).await) });
+        }
+        let mut all: Vec<Both> = names.iter().map(|_| [None, None]).collect();
+        while let Some(ended) = asked.join_next().await {
+            if let Ok((index, both)) = ended
+                && let Some(place) = all.get_mut(index)
+            {
+                *place = both;
+            }
+        }
+        all
+    }
+
+    /// Both families of a name; nothing of one that would be too long.
+    async fn both(&self, name: Option<Name>) -> Both {
+        let Some(name) = name else { return [None, None] };
+        let one = |qtype| miss::obtain(&self.resolver, Wanted::of(&self.resolver, &name, qtype), self.client);
+        let (v4, v6) = tokio::join!(one(rtype::A), one(rtype::AAAA));
+        [v4.ok(), v6.ok()]
+    }
+
+    async fn both_or_none(&self, name: Option<Name>) -> Option<Both> {
+        match name {
+            Some(name) => Some(self.both(Some(name)).await),
+            None => None,
+        }
+    }
+
+    /// A family that failed where the other did not gets one retry, past the failure that is remembered.
+    async fn retried(&self, name: &Name, both: Both) -> Both {
+        let [v4, v6] = both;
+        let again = async |entry: Option<Arc<Entry>>, qtype| match entry {
+            Some(good) if good.kind() != Kind::Failure => Some(good),
+            failed => self.ask_again(name, qtype).await.or(failed),
+        };
+        let (v4, v6) = tokio::join!(again(v4, rtype::A), again(v6, rtype::AAAA));
+        [v4, v6]
+    }
+
+    async fn ask_again(&self, name: &Name, qtype: u16) -> Option<Arc<Entry>> {
+        let shared = &self.resolver.shared;
+        let _place = shared.waiting.enter(self.client).ok()?;
+        let wanted = Wanted::of(&self.resolver, name, qtype);
+        let zone = shared.upstreams.zones.find(wanted.question.qname())?;
+        let asked = exchange::ask(&*self.resolver.carrier, zone, &wanted.question);
+        let answer = tokio::time::timeout(WALK, asked).await.ok()?.ok()?;
+        Some(miss::keep(&self.resolver, &wanted.key, answer, self.client))
+    }
+
+    /// Keeps what a walk ended with, for both families at once.
+    fn settle(&self, end: End) -> Walked {
+        let (shared, now) = (&self.resolver.shared, self.resolver.shared.clock.now());
+        let event = match end.decision {
+            Decision::Compose(_) => Event::SearchComposed,
+            Decision::HostDomain => Event::SearchExists,
+            Decision::NoneFound => Event::SearchNoneFound,
+            Decision::Undecided => Event::SearchUndecided,
+        };
+        self.resolver.cells.event(event);
+        let lifetime = lifetime(&end.rests_on, now);
+        match (end.decision, end.found) {
+            (Decision::Compose(index), Some((target, both))) => {
+                if shared.search.has_changed(self.qname.as_wire(), index as u8) {
+                    self.stay_literal(UNSETTLED);
+                    return None;
+                }
+                self.compose(index, &target, &both, &end.rests_on, lifetime, now)
+            }
+            (Decision::Undecided | Decision::Compose(_), _) => {
+                self.stay_literal(UNSETTLED);
+                None
+            }
+            (Decision::HostDomain | Decision::NoneFound, _) => {
+                self.stay_literal(lifetime);
+                None
+            }
+        }
+    }
+
+    fn compose(
+        &self,
+        index: usize,
+        target: &Name,
+        both: &Both,
+        rests_on: &[Arc<Entry>],
+        denied: Duration,
+        now: Moment,
+    ) -> Walked {
+        let shared = &self.resolver.shared;
+        let bucket = shared.cache.bucket(self.client);
+        let make = |family: usize| {
+            let (found, qtype) = (both.get(family)?.as_deref(), *FAMILIES.get(family)?);
+            let own = found.map_or(Duration::from_secs(1), |found| found.remaining(now));
+            let lifetime = denied.min(own);
+            let answer = compose(&self.qname, qtype, target, found, lifetime, now)?;
+            let key = self.key(qtype);
+            // Steps of the client's search from the next one to the one that this answers.
+            let saved = u8::try_from(index + 1).unwrap_or(u8::MAX);
+            let parts: Vec<_> = both.iter().flatten().cloned().collect();
+            let rests_on: Vec<_> = rests_on.iter().chain(&parts).cloned().collect();
+            let entry = Entry::composed(&key, &answer, lifetime, saved, bucket, parts, now);
+            let kept = shared.cache.put(&key, entry, &rests_on, now);
+            matches!(kept.role(), Role::Composed { .. }).then_some(kept)
+        };
+        Some([make(0)?, make(1)?])
+    }
+
+    /// The question and its other family are answered literally for a while.
+    fn stay_literal(&self, lifetime: Duration) {
+        let (shared, now) = (&self.resolver.shared, self.resolver.shared.clock.now());
+        let bucket = shared.cache.bucket(self.client);
+        for qtype in FAMILIES {
+            let key = self.key(qtype);
+            shared.cache.put(&key, Entry::literal(&key, Role::Literal, lifetime, bucket, now), &[], now);
+        }
+    }
+
+    fn key(&self, qtype: u16) -> QueryKey {
+        searched_key(&self.resolver, &self.qname, qtype)
+    }
+}
+
+/// The key of what a search ends with.
+pub fn searched_key(resolver: &Resolver, qname: &Name, qtype: u16) -> QueryKey {
+    let octets = [qname.as_wire(), &qtype.to_be_bytes(), &CLASS_IN.to_be_bytes()].concat();
+    let question = Question { octets: &octets, qtype, qclass: CLASS_IN };
+    QueryKey::of(&question, false, false, SearchListId::SEARCHED, resolver.shared.cache.hasher())
+}
+
+fn known(both: &Both) -> Known {
+    both.each_ref().map(|entry| entry.as_ref().map(|entry| entry.kind()))
+}
+
+/// Until the first denial ends that something rests on.
+fn lifetime(rests_on: &[Arc<Entry>], now: Moment) -> Duration {
+    let denials = rests_on.iter().filter(|entry| entry.kind() != Kind::Data);
+    denials.map(|entry| entry.remaining(now)).min().unwrap_or(UNSETTLED)
+}
