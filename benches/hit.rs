@@ -67,7 +67,12 @@ fn resolver() -> Resolver {
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),
     };
-    Resolver { shared: Arc::new(shared), carrier: Box::new(Outbound::new(&[])), cells: Arc::default() }
+    Resolver {
+        shared: Arc::new(shared),
+        carrier: Box::new(Outbound::new(&[])),
+        cells: Arc::default(),
+        notebook: None,
+    }
 }
 
 fn key(resolver: &Resolver, packet: &[u8]) -> QueryKey {

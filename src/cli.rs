@@ -96,10 +96,12 @@ pub(crate) struct Settings {
     /// Zone of the cluster [default: cluster.local]
     #[arg(long, value_name = "NAME", env = "NODENS_CLUSTER_DOMAIN")]
     cluster_domain: Option<String>,
-    /// Search short circuit: off, or static for one list that every client has [default: off]
+    /// Search short circuit: learn who searches where from what he asks, static for one list that every client has,
+    /// or off [default: learn]
     #[arg(long, value_name = "MODE", env = "NODENS_SEARCH")]
     search: Option<String>,
-    /// Search list for --search static: NAMESPACE.svc.ZONE,svc.ZONE,ZONE and the host's own domains
+    /// For static: NAMESPACE.svc.ZONE,svc.ZONE,ZONE and the host's own domains; for learn: the host's own domains
+    /// [default: those of /etc/resolv.conf]
     #[arg(long, value_name = "D,D,...", env = "NODENS_SEARCH_LIST", value_delimiter = ',')]
     search_list: Vec<String>,
     /// Worker threads [default: one per core]

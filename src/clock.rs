@@ -28,6 +28,12 @@ impl Clock {
         Moment(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// The time since the start in microseconds, for what has to be put in order.
+    #[inline]
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Seconds of Unix time at a moment, for the time stamps of cookies (RFC 9018 section 4.3).
     pub fn unix_s(&self, moment: Moment) -> u32 {
         (self.unix_start_s + moment.0 / 1000) as u32

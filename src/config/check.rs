@@ -28,7 +28,7 @@ const DEFAULT_MAX_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
 /// RFC 8767 section 4: more than a week is never right.
 const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
 const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
-const DEFAULT_SEARCH: &str = "off";
+const DEFAULT_SEARCH: &str = "learn";
 /// kubelet allows 32 domains in a pod's search list.
 const MAX_SEARCH_LIST: usize = MAX_HOST_DOMAINS + 3;
 /// The upstream that means the servers of that file.
@@ -76,7 +76,7 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
     }
     let domain = raw.cluster_domain.unwrap_or_else(|| default(DEFAULT_CLUSTER_DOMAIN));
     let mode = raw.search.unwrap_or_else(|| default(DEFAULT_SEARCH));
-    note(search(&mode, raw.search_list.as_ref(), &domain).map(|(mode, suffixes)| {
+    note(search(&mode, raw.search_list.as_ref(), &domain, resolv_conf).map(|(mode, suffixes)| {
         (config.search, config.suffixes) = (mode, suffixes);
     }));
     let admin = raw.admin.unwrap_or_else(|| default(DEFAULT_ADMIN));
@@ -138,6 +138,7 @@ fn search(
     mode: &Written<String>,
     list: Option<&Written<Vec<String>>>,
     domain: &Written<String>,
+    resolv_conf: &Path,
 ) -> Result<(Mode, Suffixes), ConfigError> {
     let key = "search.cluster_domain";
     let zone = name(domain, key)?;
@@ -158,17 +159,38 @@ fn search(
         ("static", None) => {
             Err(wrong(mode, "search.mode", "static", "with search.list, the list that every client has"))
         }
-        (other, _) => Err(wrong(mode, "search.mode", other, "\"off\" or \"static\" in this version")),
+        ("learn", Some(list)) => {
+            let hosts = parsed_list(list)?;
+            if hosts.len() > MAX_HOST_DOMAINS || hosts.contains(&Name::ROOT) {
+                let allowed = format!("the host's own domains, up to {MAX_HOST_DOMAINS}");
+                return Err(wrong(list, "search.list", &list.value.join(","), allowed));
+            }
+            Ok((Mode::Learn, suffixes(&hosts)?))
+        }
+        ("learn", None) => Ok((Mode::Learn, suffixes(&host_domains(resolv_conf))?)),
+        (other, _) => Err(wrong(mode, "search.mode", other, "\"off\", \"static\" or \"learn\"")),
     }
+}
+
+fn parsed_list(list: &Written<Vec<String>>) -> Result<Vec<Name>, ConfigError> {
+    let parse = |text: &String| {
+        Name::from_text(text).map_err(|why| wrong(list, "search.list", text, format!("{NAME} ({why})")))
+    };
+    list.value.iter().map(parse).collect()
+}
+
+/// The domains of this host's own search list; none where the file is not there or not readable.
+fn host_domains(resolv_conf: &Path) -> Vec<Name> {
+    let Ok(text) = std::fs::read(resolv_conf) else { return vec![] };
+    let Ok((parsed, _)) = hickory_resolver::system_conf::parse_resolv_conf(text) else { return vec![] };
+    let names = parsed.search().iter().filter_map(|name| Name::from_text(&name.to_ascii()).ok());
+    names.take(MAX_HOST_DOMAINS).collect()
 }
 
 /// The namespace that a list begins with, and the domains behind the cluster's.
 fn static_list(list: &Written<Vec<String>>, zone: &Name) -> Result<(Box<[u8]>, Vec<Name>), ConfigError> {
     let key = "search.list";
-    let parse = |text: &String| {
-        Name::from_text(text).map_err(|why| wrong(list, key, text, format!("{NAME} ({why})")))
-    };
-    let names: Vec<Name> = list.value.iter().map(parse).collect::<Result<_, _>>()?;
+    let names = parsed_list(list)?;
     let allowed = format!(
         "NAMESPACE.svc.{zone0}, svc.{zone0}, {zone0}, then the host's own domains, up to {MAX_SEARCH_LIST} in all",
         zone0 = zone.to_string().trim_end_matches('.')

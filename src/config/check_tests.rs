@@ -19,6 +19,7 @@ fn defaults_mean_what_the_manual_says() {
     assert_eq!(config.listen, ["127.0.0.1:1053".parse().unwrap()]);
     assert_eq!(config.admin, Some("127.0.0.1:9253".parse().unwrap()));
     assert_eq!(config.cache_bytes, 64 << 20);
+    assert_eq!(config.search, Mode::Learn);
     assert_eq!(config.suffixes.zone().to_string(), "cluster.local.");
     assert_eq!(config.forward[0].servers[0].addr, "192.0.2.1:53".parse().unwrap());
 }
@@ -53,16 +54,13 @@ fn errors_name_place_key_found_and_allowed() {
             "[cache]\nmax_ttl = \"8d\"",
             "cache.max_ttl: found \"8d\"; allowed: a time with its unit (ms, s, m, h, d) up to 7d",
         ),
-        (
-            "[search]\nmode = \"learn\"",
-            "search.mode: found \"learn\"; allowed: \"off\" or \"static\" in this version",
-        ),
+        ("[search]\nmode = \"on\"", "search.mode: found \"on\"; allowed: \"off\", \"static\" or \"learn\""),
         ("[search]\nmode = \"static\"", "search.mode: found \"static\"; allowed: with search.list"),
         (
             "[search]\nmode = \"static\"\nlist = [\"shop.svc.cluster.local\", \"cluster.local\"]",
             "nodens.toml:3:8: search.list: found \"shop.svc.cluster.local,cluster.local\"; allowed: NAMESPACE.svc.cluster.local, svc.cluster.local, cluster.local, then",
         ),
-        ("[search]\nlist = [\"a\"]", "search.list: found \"a\"; allowed: nothing while"),
+        ("[search]\nmode = \"off\"\nlist = [\"a\"]", "search.list: found \"a\"; allowed: nothing while"),
         (
             "[search]\ncluster_domain = \"a..b\"",
             "search.cluster_domain: found \"a..b\"; allowed: a domain name",

@@ -18,12 +18,14 @@ fn mode(config: &Config) -> &'static str {
     match config.search {
         Mode::Off => "off",
         Mode::Static(_) => "static",
+        Mode::Learn => "learn",
     }
 }
 
 fn search_list(config: &Config) -> Vec<String> {
     match &config.search {
         Mode::Off => vec![],
+        Mode::Learn => config.suffixes.hosts().iter().map(ToString::to_string).collect(),
         Mode::Static(namespace) => config.suffixes.list(namespace).iter().map(ToString::to_string).collect(),
     }
 }
@@ -40,7 +42,7 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "max_ttl = {:?}", duration_text(config.max_ttl));
     let _ = writeln!(out, "max_negative_ttl = {:?}\n", duration_text(config.max_negative_ttl));
     let _ = writeln!(out, "[search]\nmode = {:?}", mode(config));
-    if let Mode::Static(_) = &config.search {
+    if config.search != Mode::Off {
         let _ = writeln!(out, "list = [{}]", list(search_list(config)));
     }
     let _ = writeln!(out, "cluster_domain = {:?}\n", config.suffixes.zone().to_string());

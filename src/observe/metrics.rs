@@ -145,6 +145,7 @@ impl Counters {
             ("undecided", Event::SearchUndecided),
             ("late", Event::SearchLate),
         ];
+        let (known, proven) = self.shared.search.clients().count(self.shared.clock.now());
         let walks = walks.map(|(outcome, event)| (vec![outcome], sum.events(event))).to_vec();
         let plain = |name, help, count| family(name, help, &[], vec![(vec![], count)]);
         [
@@ -163,6 +164,12 @@ impl Counters {
                 "nodens_search_saved_total",
                 "Questions that clients need not ask since their search was cut short.",
                 sum.saved(),
+            ),
+            gauges(
+                "nodens_search_clients",
+                "Addresses whose search lists are being learned, and those with one that is proven.",
+                &["state"],
+                vec![(vec!["learning"], known - proven), (vec!["proven"], proven)],
             ),
         ]
         .concat()

@@ -10,7 +10,9 @@ use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
 use crate::observe::cells::Event;
 use crate::query::{self, Proto, Query, Rejection};
+use crate::search::clients::Standing;
 use crate::search::list::Step;
+use crate::wire::answer::Kind;
 use crate::wire::edns::{PLAIN_UDP_SIZE, UDP_SIZE};
 use crate::wire::iana::{Rcode, rtype};
 use crate::wire::question::Question;
@@ -76,9 +78,8 @@ impl Resolver {
         query.asked.server_cookie = self.server_cookie(&query.asked, client, batch);
         let out = within(out, &query.asked, client.proto);
 
-        let step = self.shared.search.step(&query, client.ip());
-        let searched = match &step {
-            Some(step) => self.searched(&query, step, client, batch),
+        let searched = match self.shared.search.step(&query, client.ip(), batch.now) {
+            Some((step, standing)) => self.searched(&query, &step, standing, client, batch),
             None => Searched::Literally,
         };
         if let Searched::Found(level, entry) = &searched {
@@ -87,12 +88,18 @@ impl Resolver {
         let key = QueryKey::new(&query, SearchListId::LITERAL, self.shared.cache.hasher());
         if matches!(searched, Searched::Unknown) {
             self.cells.event(Event::Miss);
-            return Outcome::Miss(Box::new(Miss::new(&query, key, client, true)));
+            return Outcome::Miss(Box::new(Miss::new(&query, key, client, batch.now_us, true)));
         }
+        let note = |entry: &Entry| {
+            let denied = entry.kind() == Kind::NxDomain;
+            self.note(&query.question, denied, client.ip(), batch.now_us, batch.now_us);
+        };
         if let Some(entry) = batch.pin.get(&key, batch.now) {
+            note(entry);
             return self.hit(out, &query.asked, entry, Level::Hot, batch);
         }
         if let Some(entry) = self.shared.cache.stored(&key, batch.now) {
+            note(&entry);
             return self.hit(out, &query.asked, &entry, Level::Store, batch);
         }
         if query.question.qtype == rtype::ANY {
@@ -102,7 +109,7 @@ impl Resolver {
         if !query.recursion_desired() {
             return self.refuse(out, &query.asked, Rcode::REFUSED);
         }
-        Outcome::Miss(Box::new(Miss::new(&query, key, client, false)))
+        Outcome::Miss(Box::new(Miss::new(&query, key, client, batch.now_us, false)))
     }
 
     /// What is known of the search that a question is the first step of.
@@ -110,6 +117,7 @@ impl Resolver {
         &self,
         query: &Query<'_>,
         step: &Step<'_>,
+        standing: Standing,
         client: Client,
         batch: &'b Batch<'_>,
     ) -> Searched<'b> {
@@ -118,7 +126,8 @@ impl Resolver {
             search.left_literal(client.ip(), step.qname(), batch.now);
             Searched::Literally
         };
-        if search.recent().has(client.ip(), step.qname(), batch.now) {
+        let believed = matches!(standing, Standing::Proven | Standing::Due { .. });
+        if !believed || search.recent().has(client.ip(), step.qname(), batch.now) {
             return literally();
         }
         let key = QueryKey::new(query, SearchListId::SEARCHED, self.shared.cache.hasher());
@@ -136,7 +145,13 @@ impl Resolver {
                 }
                 Role::Answer | Role::Literal | Role::Bar => literally(),
             },
-            None if search.suffixes().may_compose(step) => Searched::Unknown,
+            None if search.suffixes().may_compose(step) => match standing {
+                // Its client has to be seen searching again: with this base, unless somebody is midway in its look-up.
+                Standing::Due { patient } if !patient || !search.composed_lately(step.qname(), batch.now) => {
+                    literally()
+                }
+                _ => Searched::Unknown,
+            },
             None => {
                 self.cells.event(Event::SearchByRule);
                 Searched::Literally
@@ -172,7 +187,7 @@ impl Resolver {
             let key =
                 QueryKey::of(&question, dnssec_ok, cd, SearchListId::LITERAL, self.shared.cache.hasher());
             if let Some(entry) = self.shared.cache.peek(&key, batch.now)
-                && entry.kind() == crate::wire::answer::Kind::Data
+                && entry.kind() == Kind::Data
             {
                 return self.hit(out, &query.asked, &entry, Level::Store, batch);
             }

@@ -36,15 +36,16 @@ pub struct Miss {
     edns: Option<ClientEdns>,
     server_cookie: Option<[u8; 16]>,
     client: Client,
+    asked_us: u64,
     searches: bool,
 }
 
 impl Miss {
-    /// Keeps what is needed of a query; `key` is the literal one. `searches`: the question is the first step of its
-    /// client's search, and what that ends with is not known.
-    pub fn new(query: &Query<'_>, key: QueryKey, client: Client, searches: bool) -> Miss {
+    /// Keeps what is needed of a query that came at this time; `key` is the literal one. `searches`: the question is the
+    /// first step of its client's search, and what that ends with is not known.
+    pub fn new(query: &Query<'_>, key: QueryKey, client: Client, asked_us: u64, searches: bool) -> Miss {
         let Asked { id, flags, question, edns, server_cookie } = query.asked;
-        Miss { key, question: question.into(), id, flags, edns, server_cookie, client, searches }
+        Miss { key, question: question.into(), id, flags, edns, server_cookie, client, asked_us, searches }
     }
 
     fn qtype(&self) -> u16 {
@@ -89,7 +90,16 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
     let wanted =
         Wanted { key: miss.key, question: miss.upstream_question(), mixed_case: miss.has_upper_case() };
     match obtain(&resolver, wanted, client).await {
-        Ok(entry) => reply_with(&resolver, &miss, &entry),
+        Ok(entry) => {
+            let question = crate::wire::question::Question {
+                octets: &miss.question,
+                qtype: miss.qtype(),
+                qclass: CLASS_IN,
+            };
+            let denied = entry.kind() == Kind::NxDomain;
+            resolver.note(&question, denied, client, miss.asked_us, shared.clock.now_us());
+            reply_with(&resolver, &miss, &entry)
+        }
         Err(refusal) => {
             bar(&resolver, miss.key.qname(), Duration::ZERO, client);
             refused(&resolver, &miss, refusal)

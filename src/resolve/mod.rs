@@ -2,6 +2,7 @@
 
 pub mod cookie;
 pub mod hit;
+pub mod learning;
 pub mod miss;
 pub mod walk;
 
@@ -16,8 +17,10 @@ use crate::clock::Clock;
 use crate::observe::cells::Cells;
 use crate::query::{Family, Proto};
 use crate::search::Search;
+use crate::search::learner::Note;
 use crate::upstream::admission::{Flights, Gate};
 use crate::upstream::{Carrier, Upstreams};
+use crate::wire::question::Question;
 
 /// What all workers share.
 pub struct Shared {
@@ -47,6 +50,8 @@ pub struct Resolver {
     pub carrier: Box<dyn Carrier>,
     /// Its counters.
     pub cells: Arc<Cells>,
+    /// Where it notes what clients ask, if search lists are learned.
+    pub notebook: Option<learning::Notebook>,
 }
 
 /// Who asks, and how.
@@ -73,13 +78,26 @@ impl Client {
 pub struct Batch<'s> {
     pin: HotPin<'s>,
     now: Moment,
+    now_us: u64,
 }
 
 impl Resolver {
     /// Begins a batch.
     #[inline]
     pub fn batch(&self) -> Batch<'_> {
-        Batch { pin: self.shared.cache.pin(), now: self.shared.clock.now() }
+        let now_us = self.shared.clock.now_us();
+        Batch { pin: self.shared.cache.pin(), now: Moment(now_us / 1000), now_us }
+    }
+
+    /// Notes a question that was answered, where it may show its client's search list.
+    #[inline]
+    fn note(&self, question: &Question<'_>, denied: bool, client: IpAddr, asked_us: u64, answered_us: u64) {
+        if let Some(notebook) = &self.notebook
+            && self.shared.search.wants_note(question, denied, client, Moment(answered_us / 1000))
+        {
+            let (qname, qtype) = (question.qname(), question.qtype);
+            notebook.add(Note::new(qname, qtype, denied, client, asked_us, answered_us));
+        }
     }
 }
 

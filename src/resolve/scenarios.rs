@@ -35,7 +35,12 @@ pub(super) fn resolver(network: &Network, waiting: Gate, search: Search) -> Rc<R
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),
     };
-    Rc::new(Resolver { shared: Arc::new(shared), carrier: Box::new(network.clone()), cells: Arc::default() })
+    Rc::new(Resolver {
+        shared: Arc::new(shared),
+        carrier: Box::new(network.clone()),
+        cells: Arc::default(),
+        notebook: None,
+    })
 }
 
 fn plain(network: &Network) -> Rc<Resolver> {

@@ -29,6 +29,9 @@ use super::miss::{self, Wanted};
 /// A and AAAA, in this order wherever two of something stand for a name.
 const FAMILIES: [u16; 2] = [rtype::A, rtype::AAAA];
 
+/// For how long a family that nobody could tell is taken to fail (RFC 9520 section 3.2).
+const FAILED: Duration = Duration::from_secs(1);
+
 /// What a walk ended with: the composed answers of both families, or nothing where the question is to be taken literally.
 pub type Walked = Option<[Arc<Entry>; 2]>;
 
@@ -213,7 +216,11 @@ impl Walk {
         let lifetime = lifetime(&end.rests_on, now);
         match (end.decision, end.found) {
             (Decision::Compose(index), Some((target, both))) => {
-                if shared.search.has_changed(self.qname.as_wire(), index as u8) {
+                // Both families end together: a look-up gets both from one walk.
+                let own =
+                    both.iter().map(|found| found.as_ref().map_or(FAILED, |found| found.remaining(now)));
+                let lifetime = own.chain([lifetime]).min().unwrap_or(FAILED);
+                if shared.search.has_changed(self.qname.as_wire(), index as u8, now.after(lifetime)) {
                     self.stay_literal(UNSETTLED);
                     return None;
                 }
@@ -236,15 +243,13 @@ impl Walk {
         target: &Name,
         both: &Both,
         rests_on: &[Arc<Entry>],
-        denied: Duration,
+        lifetime: Duration,
         now: Moment,
     ) -> Walked {
         let shared = &self.resolver.shared;
         let bucket = shared.cache.bucket(self.client);
         let make = |family: usize| {
             let (found, qtype) = (both.get(family)?.as_deref(), *FAMILIES.get(family)?);
-            let own = found.map_or(Duration::from_secs(1), |found| found.remaining(now));
-            let lifetime = denied.min(own);
             let answer = compose(&self.qname, qtype, target, found, lifetime, now)?;
             let key = self.key(qtype);
             // Steps of the client's search from the next one to the one that this answers.

@@ -24,6 +24,33 @@ impl Default for Suffixes {
 /// Most domains of a host: glibc takes six, more since 2.26; kubelet allows 32 in all.
 pub const MAX_HOST_DOMAINS: usize = 29;
 
+/// A suffix's place in a client's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// `NS.svc.Z`
+    First,
+    /// `svc.Z`
+    Services,
+    /// `Z`
+    Zone,
+    /// A domain of the host's own; which, and in what order, never matters.
+    Host,
+    /// No suffix.
+    Bare,
+}
+
+impl Place {
+    /// True where a search goes on from here to there.
+    pub fn is_followed_by(self, next: Place) -> bool {
+        match self {
+            Place::First => next == Place::Services,
+            Place::Services => next == Place::Zone,
+            Place::Zone | Place::Host => matches!(next, Place::Host | Place::Bare),
+            Place::Bare => false,
+        }
+    }
+}
+
 /// A name of the form `B.NS.svc.Z`.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'q> {
@@ -119,6 +146,32 @@ impl Suffixes {
         cluster.chain(&self.hosts).chain([&Name::ROOT]).map(|suffix| step.under(suffix)).collect()
     }
 
+    /// Where a suffix in wire form, in lower case, stands in the list of a namespace.
+    pub fn place(&self, suffix: &[u8], namespace: &[u8]) -> Option<Place> {
+        if suffix == Name::ROOT.as_wire() {
+            return Some(Place::Bare);
+        }
+        if suffix == self.zone.as_wire() {
+            return Some(Place::Zone);
+        }
+        if suffix == self.svc.as_wire() {
+            return Some(Place::Services);
+        }
+        if self.hosts.iter().any(|host| host.as_wire() == suffix) {
+            return Some(Place::Host);
+        }
+        let below = suffix.strip_suffix(self.svc.as_wire())?;
+        let (len, label) = below.split_first()?;
+        (usize::from(*len) == label.len() && label == namespace).then_some(Place::First)
+    }
+
+    /// True for a name at or below the zone of the cluster.
+    #[inline]
+    pub fn is_in_zone(&self, qname: &[u8]) -> bool {
+        let at = qname.len().checked_sub(self.zone.as_wire().len());
+        at.and_then(|at| qname.get(at..)).is_some_and(|tail| tail.eq_ignore_ascii_case(self.zone.as_wire()))
+    }
+
     /// The zone of the cluster.
     pub fn zone(&self) -> &Name {
         &self.zone
@@ -131,9 +184,9 @@ impl Suffixes {
         cluster.into_iter().flatten().chain(self.hosts.iter().copied()).collect()
     }
 
-    /// How many candidates each name has.
-    pub fn count(&self) -> usize {
-        CLUSTER_CANDIDATES + self.hosts.len() + 1
+    /// The host's own domains.
+    pub fn hosts(&self) -> &[Name] {
+        &self.hosts
     }
 
     /// True where nobody can have meant the name itself, as far as its letters tell.

@@ -1,10 +1,13 @@
 //! Hops 3 and 5: the first step of a client's search list, answered with what its search would have ended with.
 //!
 //! [`list`] takes names apart and says which questions may be composed at all, [`walk`] decides from what is known of the
-//! candidates, [`compose`] makes the answer, [`recent`] remembers who was left to search for himself. All of it is told
+//! candidates, [`compose`] makes the answer, [`recent`] remembers who was left to search for himself,
+//! [`clients`] who searches where, which [`learner`] finds out. All of it is told
 //! the time and asks nobody; [`crate::resolve`] walks.
 
+pub mod clients;
 pub mod compose;
+pub mod learner;
 pub mod list;
 pub mod recent;
 pub mod walk;
@@ -20,6 +23,8 @@ use crate::query::Query;
 use crate::wire::answer::Kind;
 use crate::wire::iana::rtype;
 use crate::wire::name::Name;
+use crate::wire::question::Question;
+use clients::{Clients, Standing};
 use list::{Step, Suffixes};
 use recent::Recent;
 
@@ -41,6 +46,8 @@ pub enum Mode {
     Off,
     /// Everybody searches in this one namespace, a label without its length.
     Static(Box<[u8]>),
+    /// Who searches where is learned from what he asks.
+    Learn,
 }
 
 /// What is known of search lists.
@@ -48,8 +55,16 @@ pub struct Search {
     mode: Mode,
     suffixes: Suffixes,
     recent: Recent,
+    clients: Clients,
     existed: Cache<Box<[u8]>, ()>,
-    decisions: Cache<Box<[u8]>, u8>,
+    decisions: Cache<Box<[u8]>, Decided>,
+}
+
+/// What a walk ended with.
+#[derive(Clone, Copy)]
+struct Decided {
+    candidate: u8,
+    composed_until: Moment,
 }
 
 impl Search {
@@ -60,6 +75,7 @@ impl Search {
             mode,
             suffixes,
             recent: Recent::default(),
+            clients: Clients::default(),
             existed: table().time_to_live(REMEMBERED).build(),
             decisions: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
@@ -79,24 +95,63 @@ impl Search {
         &self.recent
     }
 
-    /// The query as the first step of a search list that its client has, if it is one.
+    /// What is known of addresses.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// The query as the first step of a search, and where its client stands with the namespace, if it may be one.
     ///
     /// What is not an address of class IN asked of a recursive server by a client that leaves validation to others
     /// comes from no search list.
     #[inline]
-    pub fn step<'q>(&self, query: &Query<'q>, _client: IpAddr) -> Option<Step<'q>> {
-        let Mode::Static(namespace) = &self.mode else { return None };
+    pub fn step<'q>(&self, query: &Query<'q>, client: IpAddr, now: Moment) -> Option<(Step<'q>, Standing)> {
         let addresses = matches!(query.question.qtype, rtype::A | rtype::AAAA);
-        if !addresses || !query.recursion_desired() || query.dnssec_ok() || query.checking_disabled() {
+        if self.mode == Mode::Off
+            || !addresses
+            || !query.recursion_desired()
+            || query.dnssec_ok()
+            || query.checking_disabled()
+        {
             return None;
         }
-        let step = self.suffixes.step(query.question.qname())?;
-        (step.labels() > 1 && step.namespace().eq_ignore_ascii_case(namespace)).then_some(step)
+        let step = self.suffixes.step(query.question.qname()).filter(|step| step.labels() > 1)?;
+        let standing = match &self.mode {
+            Mode::Static(own) if own.eq_ignore_ascii_case(step.namespace()) => Standing::Proven,
+            Mode::Static(_) | Mode::Off => return None,
+            Mode::Learn => self.clients.standing(client, step.namespace(), now),
+        };
+        Some((step, standing))
+    }
+
+    /// True where an answered question may show its client's search list, and that has still to be learned.
+    #[inline]
+    pub fn wants_note(&self, question: &Question<'_>, denied: bool, client: IpAddr, now: Moment) -> bool {
+        if self.mode != Mode::Learn || !matches!(question.qtype, rtype::A | rtype::AAAA) {
+            return false;
+        }
+        let in_zone = self.suffixes.is_in_zone(question.qname());
+        if !in_zone || !denied {
+            // In the cluster only denials lead on; outside any answer may be to the last step.
+            return !in_zone && self.clients.is_walking(client, now);
+        }
+        if let Some(step) = self.suffixes.step(question.qname()) {
+            let standing = self.clients.standing(client, step.namespace(), now);
+            if matches!(standing, Standing::Unknown | Standing::Due { .. }) {
+                self.clients.walks(client, now);
+                return true;
+            }
+        }
+        self.clients.is_walking(client, now)
     }
 
     /// True where somebody may search in a namespace.
     pub fn is_searched(&self, namespace: &[u8]) -> bool {
-        matches!(&self.mode, Mode::Static(own) if own.eq_ignore_ascii_case(namespace))
+        match &self.mode {
+            Mode::Off => false,
+            Mode::Static(own) => own.eq_ignore_ascii_case(namespace),
+            Mode::Learn => self.clients.is_searched(namespace),
+        }
     }
 
     /// Takes note of what upstream said of a name, in lower case.
@@ -126,13 +181,19 @@ impl Search {
         later.flatten().filter(read_so).collect()
     }
 
-    /// Remembers which candidate a walk ended with; true where the walk before ended with another.
-    pub fn has_changed(&self, qname: &[u8], candidate: u8) -> bool {
+    /// Remembers which candidate a walk ended with, and until when what was composed from it serves; true where the walk
+    /// before ended with another.
+    pub fn has_changed(&self, qname: &[u8], candidate: u8, composed_until: Moment) -> bool {
         let before = self.decisions.get(qname);
-        if before != Some(candidate) {
-            self.decisions.insert(qname.into(), candidate);
-        }
-        before.is_some_and(|before| before != candidate)
+        self.decisions.insert(qname.into(), Decided { candidate, composed_until });
+        before.is_some_and(|before| before.candidate != candidate)
+    }
+
+    /// True where somebody may have had a composed answer to a step within one look-up: the other half of his must be
+    /// composed too.
+    pub fn composed_lately(&self, qname: &[u8], now: Moment) -> bool {
+        let decided = self.decisions.get(&*qname.to_ascii_lowercase());
+        decided.is_some_and(|decided| now < decided.composed_until.after(LOOK_UP))
     }
 
     /// Takes note that a client was given the literal answer to a step.

@@ -14,6 +14,7 @@ use super::sockets::WorkerSockets;
 use super::stop::{GRACE, InFlight, Stop};
 use super::{tcp, udp};
 use crate::observe::cells::Cells;
+use crate::resolve::learning::Notebook;
 use crate::resolve::{Resolver, Shared};
 use crate::upstream::Outbound;
 use crate::upstream::admission::Gate;
@@ -30,6 +31,8 @@ pub struct Job {
     pub cells: Arc<Cells>,
     /// When to stop.
     pub stop: Stop,
+    /// Where it notes what clients ask, if search lists are learned.
+    pub notebook: Option<Notebook>,
     /// Dropped when the worker takes queries.
     pub listening: Sender<()>,
 }
@@ -46,9 +49,9 @@ pub fn start(number: usize, job: Job) -> io::Result<JoinHandle<io::Result<()>>> 
 }
 
 async fn work(job: Job) -> io::Result<()> {
-    let Job { sockets, shared, connections, cells, stop, listening } = job;
+    let Job { sockets, shared, connections, cells, stop, notebook, listening } = job;
     let carrier = Box::new(Outbound::new(shared.upstreams.zones.servers()));
-    let resolver = Rc::new(Resolver { shared, carrier, cells });
+    let resolver = Rc::new(Resolver { shared, carrier, cells, notebook });
     let in_flight = InFlight::default();
     let mut serving = tokio::task::JoinSet::new();
     for socket in sockets.udp {

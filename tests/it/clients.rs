@@ -111,6 +111,53 @@ fn words(said: &str) -> std::collections::BTreeSet<&str> {
     said.split_whitespace().collect()
 }
 
+/// After two look-ups have shown the list, each further name costs two questions, and says the same as without.
+fn is_learned_and_cut_short(compiler: &[&str]) {
+    if !need("ip") || !need(compiler[0]) {
+        return;
+    }
+    let (dir, pod) = (Dir::new(), Pod::new());
+    let program = compiled(compiler, &dir);
+    let listen = format!("{}:53", pod.node);
+    let names =
+        ["www.google.com", "v4only.example.com", "v6only.example.org", "cname.example.net", "web.prod.svc"];
+    let plain = {
+        let _nodens = Nodens::start(&["--lab", "--search", "off", "--listen", &listen]);
+        pod.run(&program, &names).0
+    };
+    let nodens =
+        Nodens::start(&["--lab", "--search", "learn", "--search-list", "ec2.internal", "--listen", &listen]);
+    let queries = || nodens.metric("nodens_queries_total", &[]);
+    for (name, asked) in [("one.example.com", 10), ("two.example.com", 20)] {
+        pod.run(&program, &[name]);
+        assert_eq!(queries(), asked, "the whole walk of {name}");
+    }
+    let start = std::time::Instant::now();
+    while nodens.metric("nodens_search_clients", &["proven"]) == 0 {
+        assert!(start.elapsed() < crate::harness::PATIENCE, "the list is not learned");
+    }
+    for (index, name) in names.iter().enumerate() {
+        pod.run(&program, &[name]);
+        assert_eq!(queries(), 22 + 2 * index as u64, "{name}");
+    }
+    let (said, _) = pod.run(&program, &names);
+    assert_eq!(words(&said), words(&plain));
+    assert_eq!(queries(), 20 + 4 * names.len() as u64);
+    // What was left to the client stays so: both families of a look-up are treated alike.
+    pod.run(&program, &["one.example.com"]);
+    assert_eq!(queries(), 30 + 4 * names.len() as u64);
+}
+
+#[test]
+fn glibcs_search_is_learned_and_cut_short() {
+    is_learned_and_cut_short(&["cc"]);
+}
+
+#[test]
+fn musls_search_is_learned_and_cut_short() {
+    is_learned_and_cut_short(&["musl-gcc", "-static"]);
+}
+
 #[test]
 fn glibc_walks_its_search_list() {
     walks_its_search_list(&["cc"]);

@@ -1,0 +1,108 @@
+//! From the workers to the learner: each worker notes questions in a bounded ring of its own, one thread puts them in
+//! order and publishes what they show. A full ring loses notes; then no walk under way proves anything.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, Thread};
+use std::time::Duration;
+
+use super::Shared;
+use crate::cache::ttl::Moment;
+use crate::search::learner::{Learner, Note};
+
+/// Notes that wait in one worker's ring, 312 bytes each.
+pub const RING: usize = 1024;
+/// How long notes are held back, so that an earlier one of another worker is in before them.
+const HOLD_BACK: Duration = Duration::from_millis(3);
+/// How often addresses of which nothing counts any more are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A worker's end.
+pub struct Notebook {
+    ring: SyncSender<Note>,
+    bell: Arc<Bell>,
+}
+
+/// What wakes the learner, and what it missed.
+#[derive(Default)]
+pub struct Bell {
+    sleeping: AtomicBool,
+    learner: OnceLock<Thread>,
+    lost: AtomicU64,
+}
+
+impl Notebook {
+    /// Adds a note; wakes the learner if it sleeps.
+    pub fn add(&self, note: Note) {
+        if self.ring.try_send(note).is_err() {
+            self.bell.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.bell.sleeping.load(Ordering::Acquire)
+            && self.bell.sleeping.swap(false, Ordering::AcqRel)
+            && let Some(learner) = self.bell.learner.get()
+        {
+            learner.unpark();
+        }
+    }
+}
+
+/// Starts the learner for so many workers; it ends when their notebooks are gone.
+///
+/// # Errors
+/// What the system said when it refused a thread.
+pub fn start(workers: usize, shared: Arc<Shared>) -> io::Result<Vec<Notebook>> {
+    let bell = Arc::new(Bell::default());
+    let (rings, notes): (Vec<_>, Vec<_>) = (0..workers).map(|_| sync_channel(RING)).unzip();
+    let own = Arc::clone(&bell);
+    let thread = Builder::new().name("learner".into()).spawn(move || run(notes, &own, &shared))?;
+    let _ = bell.learner.set(thread.thread().clone());
+    Ok(rings.into_iter().map(|ring| Notebook { ring, bell: Arc::clone(&bell) }).collect())
+}
+
+fn run(mut rings: Vec<Receiver<Note>>, bell: &Bell, shared: &Shared) {
+    let (mut learner, mut waiting) = (Learner::default(), Vec::new());
+    let (mut swept, mut armed) = (Moment(0), false);
+    while !rings.is_empty() {
+        rings.retain(|ring| collect(ring, &mut waiting));
+        if bell.lost.swap(0, Ordering::Relaxed) > 0 {
+            learner.lost_some();
+        }
+        let now_us = shared.clock.now_us();
+        waiting.sort_by_key(|note: &Note| note.answered_us);
+        let until = now_us.saturating_sub(HOLD_BACK.as_micros() as u64);
+        let ripe = waiting.partition_point(|note| note.answered_us <= until);
+        for note in waiting.drain(..ripe) {
+            if let Some(view) = learner.take(&note, shared.search.suffixes()) {
+                shared.search.clients().publish(note.address, view);
+            }
+        }
+        let now = Moment(now_us / 1000);
+        if now >= swept.after(SWEEP) {
+            swept = now;
+            learner.sweep(now).into_iter().for_each(|address| shared.search.clients().forget(address));
+        }
+        match (waiting.is_empty(), armed) {
+            (false, _) => std::thread::sleep(HOLD_BACK),
+            // A note that came before the bell was armed is found by one more look.
+            (true, false) => bell.sleeping.store(true, Ordering::Release),
+            (true, true) => std::thread::park_timeout(SWEEP),
+        }
+        armed = waiting.is_empty() && !armed;
+        if !armed {
+            bell.sleeping.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Takes what waits in a ring; false where its worker is gone.
+fn collect(ring: &Receiver<Note>, waiting: &mut Vec<Note>) -> bool {
+    loop {
+        match ring.try_recv() {
+            Ok(note) => waiting.push(note),
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => return false,
+        }
+    }
+}
