@@ -48,51 +48,75 @@ impl Notebook {
     }
 }
 
-/// Starts the learner for so many workers; it ends when their notebooks are gone.
+/// The learner's end.
+pub struct Scribe {
+    rings: Vec<Receiver<Note>>,
+    bell: Arc<Bell>,
+    learner: Learner,
+    waiting: Vec<Note>,
+    swept: Moment,
+}
+
+/// Notebooks for so many workers, and who reads them.
+pub fn pair(workers: usize) -> (Vec<Notebook>, Scribe) {
+    let bell = Arc::new(Bell::default());
+    let (ends, rings): (Vec<_>, Vec<_>) = (0..workers).map(|_| sync_channel(RING)).unzip();
+    let notebooks = ends.into_iter().map(|ring| Notebook { ring, bell: Arc::clone(&bell) }).collect();
+    let scribe = Scribe { rings, bell, learner: Learner::default(), waiting: Vec::new(), swept: Moment(0) };
+    (notebooks, scribe)
+}
+
+/// Starts a thread that learns from so many workers; it ends when their notebooks are gone.
 ///
 /// # Errors
 /// What the system said when it refused a thread.
 pub fn start(workers: usize, shared: Arc<Shared>) -> io::Result<Vec<Notebook>> {
-    let bell = Arc::new(Bell::default());
-    let (rings, notes): (Vec<_>, Vec<_>) = (0..workers).map(|_| sync_channel(RING)).unzip();
-    let own = Arc::clone(&bell);
-    let thread = Builder::new().name("learner".into()).spawn(move || run(notes, &own, &shared))?;
+    let (notebooks, scribe) = pair(workers);
+    let bell = Arc::clone(&scribe.bell);
+    let thread = Builder::new().name("learner".into()).spawn(move || scribe.run(&shared))?;
     let _ = bell.learner.set(thread.thread().clone());
-    Ok(rings.into_iter().map(|ring| Notebook { ring, bell: Arc::clone(&bell) }).collect())
+    Ok(notebooks)
 }
 
-fn run(mut rings: Vec<Receiver<Note>>, bell: &Bell, shared: &Shared) {
-    let (mut learner, mut waiting) = (Learner::default(), Vec::new());
-    let (mut swept, mut armed) = (Moment(0), false);
-    while !rings.is_empty() {
-        rings.retain(|ring| collect(ring, &mut waiting));
-        if bell.lost.swap(0, Ordering::Relaxed) > 0 {
-            learner.lost_some();
+impl Scribe {
+    fn run(mut self, shared: &Shared) {
+        let mut armed = false;
+        while self.turn(shared) {
+            match (self.waiting.is_empty(), armed) {
+                (false, _) => std::thread::sleep(HOLD_BACK),
+                // A note that came before the bell was armed is found by one more look.
+                (true, false) => self.bell.sleeping.store(true, Ordering::Release),
+                (true, true) => std::thread::park_timeout(SWEEP),
+            }
+            armed = self.waiting.is_empty() && !armed;
+            if !armed {
+                self.bell.sleeping.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Reads what has been noted and publishes what it shows; false where every worker is gone.
+    pub fn turn(&mut self, shared: &Shared) -> bool {
+        let waiting = &mut self.waiting;
+        self.rings.retain(|ring| collect(ring, waiting));
+        if self.bell.lost.swap(0, Ordering::Relaxed) > 0 {
+            self.learner.lost_some();
         }
         let now_us = shared.clock.now_us();
-        waiting.sort_by_key(|note: &Note| note.answered_us);
+        self.waiting.sort_by_key(|note| note.answered_us);
         let until = now_us.saturating_sub(HOLD_BACK.as_micros() as u64);
-        let ripe = waiting.partition_point(|note| note.answered_us <= until);
-        for note in waiting.drain(..ripe) {
-            if let Some(view) = learner.take(&note, shared.search.suffixes()) {
+        let ripe = self.waiting.partition_point(|note| note.answered_us <= until);
+        for note in self.waiting.drain(..ripe) {
+            if let Some(view) = self.learner.take(&note, shared.search.suffixes()) {
                 shared.search.clients().publish(note.address, view);
             }
         }
         let now = Moment(now_us / 1000);
-        if now >= swept.after(SWEEP) {
-            swept = now;
-            learner.sweep(now).into_iter().for_each(|address| shared.search.clients().forget(address));
+        if now >= self.swept.after(SWEEP) {
+            self.swept = now;
+            self.learner.sweep(now).into_iter().for_each(|address| shared.search.clients().forget(address));
         }
-        match (waiting.is_empty(), armed) {
-            (false, _) => std::thread::sleep(HOLD_BACK),
-            // A note that came before the bell was armed is found by one more look.
-            (true, false) => bell.sleeping.store(true, Ordering::Release),
-            (true, true) => std::thread::park_timeout(SWEEP),
-        }
-        armed = waiting.is_empty() && !armed;
-        if !armed {
-            bell.sleeping.store(false, Ordering::Release);
-        }
+        !self.rings.is_empty()
     }
 }
 

@@ -11,9 +11,9 @@ pub type Known = [Option<Kind>; 2];
 pub enum Fate {
     /// The client goes on: the name does not exist, in either family.
     PassedOver,
-    /// The search ends here: the name exists.
+    /// The search ends here, for every client.
     Found,
-    /// Nobody can say: a client may stay here, fail here or go on.
+    /// A client may end here, fail here or go on.
     Undecided,
 }
 
@@ -31,10 +31,14 @@ pub enum Decision {
 }
 
 /// What a candidate is: it is passed over only if both families deny the name.
-pub fn fate(known: Known) -> Fate {
+///
+/// A name that exists without an address ends the search of some stub resolvers (musl) and not of others (glibc, Go,
+/// c-ares): only at the last candidate do all of them end alike.
+pub fn fate(known: Known, is_last: bool) -> Fate {
+    let any = |kind| known.contains(&Some(kind));
     match known {
         [Some(Kind::NxDomain), Some(Kind::NxDomain)] => Fate::PassedOver,
-        known if known.iter().any(|kind| matches!(kind, Some(Kind::Data | Kind::NoData))) => Fate::Found,
+        _ if any(Kind::Data) || is_last && any(Kind::NoData) => Fate::Found,
         _ => Fate::Undecided,
     }
 }
@@ -43,12 +47,11 @@ pub fn fate(known: Known) -> Fate {
 /// must be asked.
 pub fn decide(known: &[Known], candidates: usize) -> Option<Decision> {
     for (index, candidate) in known.iter().enumerate() {
-        match fate(*candidate) {
+        let is_last = index + 1 == candidates;
+        match fate(*candidate, is_last) {
             Fate::PassedOver => {}
             Fate::Undecided => return Some(Decision::Undecided),
-            Fate::Found if index < CLUSTER_CANDIDATES || index + 1 == candidates => {
-                return Some(Decision::Compose(index));
-            }
+            Fate::Found if index < CLUSTER_CANDIDATES || is_last => return Some(Decision::Compose(index)),
             Fate::Found => return Some(Decision::HostDomain),
         }
     }
@@ -69,12 +72,23 @@ mod tests {
 
     #[test]
     fn a_candidate_is_passed_over_only_if_both_families_deny_it() {
-        assert_eq!(fate(NX), Fate::PassedOver);
-        for found in [BOTH, NO_DATA, ONE, HALF_FAILED, [Some(Kind::NoData), Some(Kind::NxDomain)]] {
-            assert_eq!(fate(found), Fate::Found, "{found:?}");
+        assert_eq!([fate(NX, false), fate(NX, true)], [Fate::PassedOver; 2]);
+        for found in [BOTH, ONE, HALF_FAILED] {
+            assert_eq!([fate(found, false), fate(found, true)], [Fate::Found; 2], "{found:?}");
         }
         for undecided in [HALF, FAILED, [None, None], [Some(Kind::Failure); 2]] {
-            assert_eq!(fate(undecided), Fate::Undecided, "{undecided:?}");
+            assert_eq!(
+                [fate(undecided, false), fate(undecided, true)],
+                [Fate::Undecided; 2],
+                "{undecided:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_address_decides_only_where_all_searches_end() {
+        for nothing in [NO_DATA, [Some(Kind::NoData), Some(Kind::NxDomain)]] {
+            assert_eq!([fate(nothing, false), fate(nothing, true)], [Fate::Undecided, Fate::Found]);
         }
     }
 
@@ -84,7 +98,9 @@ mod tests {
         let decide = |known: &[Known]| decide(known, 4);
         assert_eq!(decide(&[NX, NX]), None);
         assert_eq!(decide(&[BOTH, HALF]), Some(Decision::Compose(0)));
-        assert_eq!(decide(&[NX, NO_DATA]), Some(Decision::Compose(1)));
+        assert_eq!(decide(&[NX, ONE]), Some(Decision::Compose(1)));
+        assert_eq!(decide(&[NX, NO_DATA]), Some(Decision::Undecided));
+        assert_eq!(decide(&[NX, NX, NX, NO_DATA]), Some(Decision::Compose(3)));
         assert_eq!(decide(&[HALF, BOTH]), Some(Decision::Undecided));
         assert_eq!(decide(&[NX, NX, NX, BOTH]), Some(Decision::Compose(3)));
         assert_eq!(decide(&[NX, NX, BOTH, BOTH]), Some(Decision::HostDomain));

@@ -1,0 +1,245 @@
+//! Worlds: what exists in a cluster and outside, what fails, who asks for what.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::models::{self, Libc};
+
+pub const ZONE: &str = "cluster.local";
+const NAMESPACES: [&str; 5] = ["shop", "prod", "dev", "com", "br"];
+const HOSTS: [&str; 2] = ["corp.internal", "ec2.internal"];
+const FOREIGN: &str = "other.example";
+/// Names that programs ask for.
+const BASES: [&str; 18] = [
+    "www.example.com",
+    "api.example.org",
+    "www.amazon.com.br",
+    "www.amazon.com",
+    "www.example.dev",
+    "a.b.c.example.com",
+    "a.b.c.d.e.example.com",
+    "github.com",
+    "example.dev",
+    "amazon.br",
+    "mysql-0.mysql",
+    "kafka-0.com",
+    "web.backend",
+    "web",
+    "web.prod.svc",
+    "kubernetes.default.svc.cluster.local",
+    "printer.local",
+    "wpad.example.com",
+];
+
+/// What a name has in one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Has {
+    Data,
+    /// Data behind an alias.
+    Alias,
+    NoData,
+    /// An alias to a name without data.
+    AliasNoData,
+    Denied,
+    /// An alias to a name that does not exist.
+    AliasDenied,
+    Servfail,
+    Refused,
+    Silent,
+}
+
+/// What exists while nothing changes.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    names: HashMap<String, [Has; 2]>,
+    /// Everything below this suffix exists.
+    wildcard: Option<String>,
+}
+
+/// A program, and the pod it runs in.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    pub namespace: &'static str,
+    pub libc: Libc,
+    pub suffixes: Vec<String>,
+    pub foreign: bool,
+}
+
+/// One look-up: who, what, and how many milliseconds after the one before.
+#[derive(Clone, Debug)]
+pub struct LookUp {
+    pub client: usize,
+    pub base: &'static str,
+    pub after_ms: u64,
+}
+
+/// A world with its history.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub phases: Vec<Phase>,
+    pub clients: Vec<Client>,
+    /// Look-ups by phase.
+    pub script: Vec<Vec<LookUp>>,
+    pub ttl: u32,
+    pub denial_ttl: u32,
+    /// What occurs in it, for the count.
+    pub features: Vec<&'static str>,
+}
+
+impl Phase {
+    pub fn has(&self, name: &str, family: usize) -> Has {
+        let known = self.names.get(name).map(|has| has[family]);
+        let wild = self.wildcard.as_ref().is_some_and(|suffix| name.ends_with(suffix.as_str()));
+        known.unwrap_or(if wild { Has::Data } else { Has::Denied })
+    }
+}
+
+fn pick_has(random: &mut SmallRng) -> [Has; 2] {
+    use Has::{Alias, AliasDenied, AliasNoData, Data, Denied, NoData, Refused, Servfail, Silent};
+    let pairs: [([Has; 2], u32); 17] = [
+        ([Data, Data], 40),
+        ([Data, NoData], 12),
+        ([NoData, Data], 6),
+        ([Alias, Alias], 10),
+        ([Alias, AliasNoData], 6),
+        ([NoData, NoData], 8),
+        ([AliasNoData, AliasNoData], 3),
+        ([AliasDenied, AliasDenied], 3),
+        ([Data, Denied], 5),
+        ([Denied, Data], 3),
+        ([Denied, NoData], 3),
+        ([Servfail, Servfail], 5),
+        ([Data, Servfail], 5),
+        ([Servfail, Data], 4),
+        ([Silent, Silent], 4),
+        ([Refused, Refused], 2),
+        ([Data, Silent], 3),
+    ];
+    pairs.choose_weighted(random, |pair| pair.1).unwrap().0
+}
+
+fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase {
+    let mut names = HashMap::new();
+    for (base, namespace) in asked {
+        if random.random_bool(0.75) {
+            names.insert((*base).to_string(), pick_has(random));
+        }
+        for suffix in [
+            format!("{namespace}.svc.{ZONE}"),
+            format!("svc.{ZONE}"),
+            ZONE.into(),
+            HOSTS[0].into(),
+            HOSTS[1].into(),
+            FOREIGN.into(),
+        ] {
+            if random.random_bool(0.06) {
+                names.insert(format!("{base}.{suffix}"), pick_has(random));
+            }
+        }
+        // A service named like the last label of a base of two.
+        if let Some((_, second)) = base.split_once('.').filter(|(_, second)| !second.contains('.'))
+            && random.random_bool(0.15)
+        {
+            names.insert(format!("{second}.{namespace}.svc.{ZONE}"), [Has::Data, Has::NoData]);
+        }
+    }
+    let wildcard = random.random_bool(0.03).then(|| format!(".{}", HOSTS[0]));
+    Phase { names, wildcard }
+}
+
+fn client(random: &mut SmallRng) -> Client {
+    let namespace = NAMESPACES.choose(random).unwrap();
+    let foreign = random.random_bool(0.08);
+    let hosts = random.random_range(0..=HOSTS.len());
+    let mut suffixes = vec![format!("{namespace}.svc.{ZONE}"), format!("svc.{ZONE}"), ZONE.to_string()];
+    suffixes.extend(HOSTS[..hosts].iter().map(|host| (*host).to_string()));
+    if foreign {
+        suffixes.push(FOREIGN.into());
+    }
+    let last = random.random_range(1..=3);
+    Client {
+        address: Ipv4Addr::new(10, 0, 0, last).into(),
+        namespace,
+        libc: *models::ALL.choose(random).unwrap(),
+        suffixes,
+        foreign,
+    }
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let random = &mut SmallRng::seed_from_u64(seed);
+        let clients: Vec<Client> = (0..random.random_range(1..=3)).map(|_| client(random)).collect();
+        let phases = random.random_range(1..=2);
+        let mut script = Vec::new();
+        for _ in 0..phases {
+            let count = random.random_range(3..=5);
+            let bases: Vec<&'static str> = BASES.sample(random, count).copied().collect();
+            let look_ups = random.random_range(4..=10);
+            let look_up = |_| LookUp {
+                client: random.random_range(0..clients.len()),
+                base: bases.choose(random).unwrap(),
+                after_ms: *[20, 300, 2500, 12_000, 40_000].choose(random).unwrap(),
+            };
+            script.push((0..look_ups).map(look_up).collect::<Vec<_>>());
+        }
+        let asked: Vec<(&'static str, &'static str)> =
+            script.iter().flatten().map(|one| (one.base, clients[one.client].namespace)).collect();
+        let phases: Vec<Phase> = (0..phases).map(|_| phase(random, &asked)).collect();
+        let ttl = *[0, 5, 30, 300].choose(random).unwrap();
+        let denial_ttl = *[5, 30].choose(random).unwrap();
+        let mut world = World { phases, clients, script, ttl, denial_ttl, features: vec![] };
+        world.features = world.find_features();
+        world
+    }
+
+    fn find_features(&self) -> Vec<&'static str> {
+        let pairs = || self.phases.iter().flat_map(|phase| phase.names.iter());
+        let any = |has: Has| pairs().any(|(_, pair)| pair.contains(&has));
+        let hosts = |name: &str| HOSTS.iter().any(|host| name.ends_with(host));
+        let addresses = |one: &Client, other: &Client| one.address == other.address;
+        let pairs_of_clients = || {
+            self.clients
+                .iter()
+                .enumerate()
+                .flat_map(|(index, one)| self.clients[index + 1..].iter().map(move |other| (one, other)))
+        };
+        let all = [
+            ("a name in the cluster exists at a later step", pairs().any(|(name, _)| name.ends_with(ZONE))),
+            ("a host domain answers", pairs().any(|(name, _)| hosts(name))),
+            ("a host domain answers everything", self.phases.iter().any(|phase| phase.wildcard.is_some())),
+            ("no data", any(Has::NoData)),
+            ("aliases", any(Has::Alias)),
+            ("aliases to nothing", any(Has::AliasDenied)),
+            ("one family denied only", pairs().any(|(_, pair)| is_half_denied(*pair))),
+            ("SERVFAIL", any(Has::Servfail)),
+            ("silence", any(Has::Silent)),
+            ("refusals", any(Has::Refused)),
+            ("changes", self.phases.len() > 1),
+            ("a foreign suffix", self.clients.iter().any(|client| client.foreign)),
+            ("several clients at one address", pairs_of_clients().any(|(one, other)| addresses(one, other))),
+            (
+                "two namespaces at one address",
+                pairs_of_clients()
+                    .any(|(one, other)| addresses(one, other) && one.namespace != other.namespace),
+            ),
+            (
+                "a namespace named like a top-level domain",
+                self.clients.iter().any(|client| ["dev", "com", "br"].contains(&client.namespace)),
+            ),
+            ("TTL 0", self.ttl == 0),
+        ];
+        all.into_iter().filter(|(_, there)| *there).map(|(feature, _)| feature).collect()
+    }
+}
+
+/// Servers exist that deny one family of a name that they have.
+pub fn is_half_denied(pair: [Has; 2]) -> bool {
+    let denied = |has: Has| matches!(has, Has::Denied | Has::AliasDenied);
+    denied(pair[0]) != denied(pair[1])
+}
