@@ -45,7 +45,7 @@ use nodens::wire::record::Record;
 
 use models::{Libc, Outcome, Reply};
 use network::Network;
-use world::{Has, World, ZONE};
+use world::{World, ZONE};
 
 /// Longer than any TTL and any look-up: what has changed has changed for everybody.
 const BETWEEN_PHASES: Duration = Duration::from_secs(400);
@@ -191,11 +191,13 @@ fn exception(world: &World, phase: usize, look_up: &world::LookUp) -> Option<&'s
     {
         return Some("musl, and a server that denies one family only");
     }
-    if let Some((_, second)) = look_up.base.split_once('.').filter(|(_, second)| !second.contains('.')) {
-        let pod = has(&format!("{}.{}.svc.{ZONE}", look_up.base, client.namespace));
-        if second == "com" && pod != [Has::Denied; 2] {
-            return Some("a headless service named like a top-level domain");
-        }
+    // Whole names of a form that no service and no pod has: whoever asks for one as it is gets what its search would end with.
+    let suffixes = Suffixes::new(Name::from_text(ZONE).unwrap(), &[]).unwrap();
+    let whole = Name::from_text(look_up.base).unwrap();
+    match suffixes.step(whole.as_wire()).filter(|step| suffixes.may_compose(step)) {
+        Some(step) if step.labels() > 2 => return Some("whole names that no service and no pod has"),
+        Some(_) => return Some("a headless service named like a top-level domain and never seen ready"),
+        None => {}
     }
     None
 }
@@ -284,7 +286,7 @@ fn every_search_ends_as_it_would_without_us() {
 }
 
 /// What must occur in two worlds of a hundred at least.
-const FEATURES: [&str; 16] = [
+const FEATURES: [&str; 17] = [
     "a name in the cluster exists at a later step",
     "a host domain answers",
     "a host domain answers everything",
@@ -300,5 +302,6 @@ const FEATURES: [&str; 16] = [
     "several clients at one address",
     "two namespaces at one address",
     "a namespace named like a top-level domain",
+    "whole names of pods",
     "TTL 0",
 ];

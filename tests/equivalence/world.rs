@@ -14,7 +14,7 @@ const NAMESPACES: [&str; 5] = ["shop", "prod", "dev", "com", "br"];
 const HOSTS: [&str; 2] = ["corp.internal", "ec2.internal"];
 const FOREIGN: &str = "other.example";
 /// Names that programs ask for.
-const BASES: [&str; 18] = [
+const BASES: [&str; 23] = [
     "www.example.com",
     "api.example.org",
     "www.amazon.com.br",
@@ -33,6 +33,12 @@ const BASES: [&str; 18] = [
     "kubernetes.default.svc.cluster.local",
     "printer.local",
     "wpad.example.com",
+    // Whole names of pods and services, which have dots enough to be asked as they are.
+    "mysql-0.mysql.shop.svc.cluster.local",
+    "mysql-1.mysql.prod.svc.cluster.local",
+    "github.com.shop.svc.cluster.local",
+    "www.example.com.shop.svc.cluster.local",
+    "web.backend.br.svc.cluster.local",
 ];
 
 /// What a name has in one family.
@@ -141,6 +147,16 @@ fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase
                 names.insert(format!("{base}.{suffix}"), pick_has(random));
             }
         }
+        // What a pod's whole name would be taken for, if it were taken for the first step of a search.
+        if let Some(pod) = base.strip_suffix(".svc.cluster.local")
+            && let Some((pod, _)) = pod.rsplit_once('.')
+        {
+            for name in [format!("{pod}.svc.{ZONE}"), pod.to_string()] {
+                if random.random_bool(0.5) {
+                    names.insert(name, [Has::Data, Has::Data]);
+                }
+            }
+        }
         // A service named like the last label of a base of two.
         if let Some((_, second)) = base.split_once('.').filter(|(_, second)| !second.contains('.'))
             && random.random_bool(0.15)
@@ -180,7 +196,7 @@ impl World {
         for _ in 0..phases {
             let count = random.random_range(3..=5);
             let bases: Vec<&'static str> = BASES.sample(random, count).copied().collect();
-            let look_ups = random.random_range(4..=10);
+            let look_ups = random.random_range(6..=12);
             let look_up = |_| LookUp {
                 client: random.random_range(0..clients.len()),
                 base: bases.choose(random).unwrap(),
@@ -231,6 +247,10 @@ impl World {
             (
                 "a namespace named like a top-level domain",
                 self.clients.iter().any(|client| ["dev", "com", "br"].contains(&client.namespace)),
+            ),
+            (
+                "whole names of pods",
+                self.script.iter().flatten().any(|one| one.base.matches('.').count() >= 5),
             ),
             ("TTL 0", self.ttl == 0),
         ];
