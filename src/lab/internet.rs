@@ -65,8 +65,8 @@ fn in_domain(name: &Name, labels: &str, domain: &str, qtype: RecordType) -> Foun
     if says("servfail") {
         return Found::ServFail;
     }
-    if says("cname") {
-        return aliases(name, labels, domain, qtype);
+    if let Some(step) = ALIASES.iter().position(|alias| says(alias)) {
+        return aliases(name, labels, domain, qtype, step);
     }
     let data: Vec<RData> = match qtype {
         RecordType::A if !says("v6only") && !says("nodata") => {
@@ -99,11 +99,19 @@ fn in_domain(name: &Name, labels: &str, domain: &str, qtype: RecordType) -> Foun
     Found::Records(data.into_iter().map(|data| Record::from_rdata(name.clone(), TTL, data)).collect())
 }
 
-/// A chain of three aliases that ends in another domain.
-fn aliases(name: &Name, labels: &str, domain: &str, qtype: RecordType) -> Found {
+/// Labels of a chain of three aliases, in order.
+const ALIASES: [&str; 3] = ["cname", "cname-one", "cname-two"];
+
+/// The rest of a chain of aliases, from the one with this number on; it ends in another domain.
+fn aliases(name: &Name, labels: &str, domain: &str, qtype: RecordType, step: usize) -> Found {
     let elsewhere = if domain == "example.org." { "example.com." } else { "example.org." };
-    let host = labels.replace("cname", "end");
-    let steps = [format!("one.{domain}"), format!("two.{domain}"), format!("{host}.{elsewhere}")];
+    let named = |label: &str| {
+        let own = |text| if ALIASES.contains(&text) { label } else { text };
+        labels.split('.').map(own).collect::<Vec<_>>().join(".")
+    };
+    let host = named("end");
+    let further = ALIASES.iter().skip(step + 1).map(|alias| format!("{}.{domain}", named(alias)));
+    let steps: Vec<String> = further.chain([format!("{host}.{elsewhere}")]).collect();
     let mut records = Vec::new();
     let mut owner = name.clone();
     for target in steps.iter().filter_map(|step| parsed(step)) {
@@ -202,6 +210,9 @@ mod tests {
         assert_eq!(ask("servfail.example.com.", RecordType::A).found, Found::ServFail);
         assert_eq!(count("big.example.com.", RecordType::TXT), 15);
         assert_eq!(count("cname.example.com.", RecordType::A), 4);
+        let Found::Records(whole) = ask("a.cname.example.net.", RecordType::A).found else { panic!() };
+        let Found::Records(rest) = ask("a.cname-two.example.net.", RecordType::A).found else { panic!() };
+        assert_eq!(whole[2..], rest, "each alias leads where the whole chain does");
         assert_eq!(count("type.example.com.", RecordType::Unknown(UNKNOWN_TYPE)), 1);
         let Found::NoData(chain) = ask("v4only.cname.example.com.", RecordType::AAAA).found else { panic!() };
         assert_eq!(chain.len(), 3);

@@ -132,7 +132,8 @@ fn pick_has(random: &mut SmallRng) -> [Has; 2] {
 fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase {
     let mut names = HashMap::new();
     for (base, namespace) in asked {
-        if random.random_bool(0.75) {
+        let whole = base.ends_with(".svc.cluster.local");
+        if random.random_bool(if whole { 0.2 } else { 0.75 }) {
             names.insert((*base).to_string(), pick_has(random));
         }
         for suffix in [

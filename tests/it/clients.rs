@@ -1,11 +1,14 @@
-//! Real stub resolvers in network namespaces, which walk their own search lists.
+//! Real stub resolvers in network namespaces with a pod's resolv.conf: what their programs get, and what they ask.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
-use crate::harness::{Dir, Nodens, need, tool};
+use crate::harness::{Authority, Dir, Nodens, PATIENCE, need, tool};
+use crate::lab::lab;
 
 /// A namespace as a pod has one: an address, a way to the node, a resolv.conf.
 struct Pod {
@@ -15,12 +18,12 @@ struct Pod {
 
 impl Pod {
     fn new() -> Pod {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
         let (outside, inside) = (format!("nd{pid}a{number}"), format!("nd{pid}b{number}"));
         // A /30 of 198.18.0.0/15, which is for tests (RFC 2544), one for each process and pod.
-        let base = 0xc612_0000 | (pid & 0x1fff) << 4 | u32::from(number & 3) << 2;
+        let base = 0xc612_0000 | (pid & 0x7ff) << 6 | (number & 15) << 2;
         let (node, own) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
         let pod = Pod { namespace: format!("nodens-{pid}-{number}"), node };
         let namespace = &pod.namespace;
@@ -50,12 +53,29 @@ impl Pod {
         Path::new("/etc/netns").join(&self.namespace)
     }
 
-    /// What a program inside printed, and whether it was content.
-    fn run(&self, program: &Path, args: &[&str]) -> (String, bool) {
-        let output =
-            tool("ip").args(["netns", "exec", &self.namespace]).arg(program).args(args).output().unwrap();
-        (String::from_utf8(output.stdout).unwrap(), output.status.success())
+    fn listen(&self) -> String {
+        format!("{}:53", self.node)
     }
+
+    /// What a program inside says of each name: its addresses, or nothing but a word of failure.
+    fn resolve(&self, program: &Program, names: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+        let inside = ["netns", "exec", &self.namespace];
+        let output = tool("ip").args(inside).args(&program.command).args(names).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), names.len(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let words = |line: &str| {
+            let mut words = line.split_whitespace().map(String::from);
+            let name = words.next().unwrap();
+            // What went wrong has as many wordings as there are libraries.
+            (name, words.filter(|word| word.contains(['.', ':'])).map(|text| plain(&text)).collect())
+        };
+        text.lines().map(words).collect()
+    }
+}
+
+/// An address in the form that this library gives it.
+fn plain(text: &str) -> String {
+    text.parse::<std::net::IpAddr>().map_or_else(|_| text.into(), |address| address.to_string())
 }
 
 impl Drop for Pod {
@@ -65,105 +85,213 @@ impl Drop for Pod {
     }
 }
 
-fn compiled(compiler: &[&str], dir: &Dir) -> PathBuf {
-    let program = dir.0.join(compiler[0]);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/getaddrinfo.c");
-    let done =
-        Command::new(compiler[0]).args(&compiler[1..]).arg("-o").arg(&program).arg(source).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    program
+/// A program that resolves its arguments.
+struct Program {
+    command: Vec<String>,
+    _dir: Dir,
 }
 
-/// Ten questions for an external name: five candidates, both families; the second time none goes upstream.
-fn walks_its_search_list(compiler: &[&str]) {
-    if !need("ip") || !need(compiler[0]) {
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+impl Program {
+    /// A program of this name made by a command whose arguments may name the directory it goes to.
+    fn built(compiler: &str, args: &[&str], run: &[&str]) -> Option<Program> {
+        if !need("ip") || !need(compiler) {
+            return None;
+        }
+        let dir = Dir::new();
+        let path = dir.0.display().to_string();
+        let full = |arg: &&str| arg.replace("DIR", &path);
+        // Compilers keep caches at home, which not every test has.
+        let mut command = tool(compiler);
+        command.env("HOME", &path).env("CGO_ENABLED", "0").args(args.iter().map(full));
+        run_to_end(&mut command);
+        Some(Program { command: run.iter().map(full).collect(), _dir: dir })
+    }
+
+    fn c(compiler: &str, more: &[&str]) -> Option<Program> {
+        let source = source("getaddrinfo.c").display().to_string();
+        Program::built(compiler, &[more, &["-o", "DIR/program", &source]].concat(), &["DIR/program"])
+    }
+
+    fn script(interpreter: &str, name: &str) -> Option<Program> {
+        let source = source(name).display().to_string();
+        Program::built(interpreter, &["--version"], &[interpreter, &source])
+    }
+}
+
+fn run_to_end(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// External names that cost ten questions before and two after.
+const EXTERNAL: [&str; 10] = [
+    "www.google.com",
+    "mail.google.com",
+    "api.github.com",
+    "www.amazon.com",
+    "www.example.org",
+    "v4only.example.com",
+    "v6only.example.org",
+    "cname.example.net",
+    "a.b.example.com",
+    "www.example.com.br",
+];
+/// Everything else: names of the cluster by all their forms, names that are not there, names that must be left alone.
+const OTHERS: [&str; 30] = [
+    "web",
+    "web.prod",
+    "web.dev",
+    "api.prod",
+    "a.default",
+    "a.default.svc",
+    "web.prod.svc",
+    "web.shop.svc.cluster.local",
+    "kubernetes.default.svc.cluster.local",
+    "kafka",
+    "kafka-0.kafka",
+    "kafka-9.kafka",
+    "kafka-1.kafka.shop.svc.cluster.local",
+    "mysql.default",
+    "mysql-0.mysql",
+    "mysql-1.mysql.default",
+    "mysql-0.mysql.default.svc.cluster.local",
+    "search",
+    "search.shop",
+    "ip-10-0-0-7",
+    "ip-10-0-0-8.ec2.internal",
+    "google.com",
+    "example.com",
+    "github.com",
+    "nx.example.com",
+    "nodata.example.com",
+    "no.such.name.invalid",
+    "nothing",
+    "nothing.here",
+    "wpad.example.com",
+];
+
+/// Results as behind a plain unbound, and the number of questions before and after the list is learned.
+fn is_served_as_by_a_plain_cache(program: Option<Program>) {
+    let Some(program) = program.filter(|_| need("unbound")) else { return };
+    let pod = Pod::new();
+    let (cluster, internet, _) = lab(&[]);
+    let names = [&EXTERNAL[..], &OTHERS].concat();
+    let plain = {
+        let zones = [("cluster.local", cluster.1), (".", internet)];
+        let _unbound = Authority::unbound(pod.listen().parse().unwrap(), &zones);
+        pod.resolve(&program, &names)
+    };
+
+    let (listen, forward) = (pod.listen(), format!("cluster.local=udp://{}", cluster.1));
+    let args =
+        ["--search", "learn", "--search-list", "ec2.internal", "--listen", &listen, "--forward", &forward];
+    let nodens = Nodens::before(internet, &args);
+    let queries = || nodens.metric("nodens_queries_total", &[]);
+    let asked = |names: &[&str]| {
+        let before = queries();
+        (pod.resolve(&program, names), queries() - before)
+    };
+    for name in ["one.example.com", "two.example.com"] {
+        assert_eq!(asked(&[name]).1, 10, "the whole walk of {name}");
+    }
+    let start = Instant::now();
+    while nodens.metric("nodens_search_clients", &["proven"]) == 0 {
+        assert!(start.elapsed() < PATIENCE, "the list is not learned");
+    }
+    for name in EXTERNAL {
+        let (said, count) = asked(&[name]);
+        assert_eq!((said.get(name), count), (plain.get(name), 2), "{name}");
+    }
+    let (said, count) = asked(&names);
+    for name in names {
+        assert_eq!(said.get(name), plain.get(name), "{name}");
+    }
+    assert!(nodens.metric("nodens_search_saved_total", &[]) >= 16 * EXTERNAL.len() as u64);
+    println!("{} names, {count} questions; {} for ten external ones", said.len(), 2 * EXTERNAL.len());
+    // What was left to the client stays so: both families of a look-up are treated alike.
+    assert_eq!(asked(&["one.example.com"]).1, 10);
+}
+
+#[test]
+fn glibc_is_served_as_by_a_plain_cache() {
+    is_served_as_by_a_plain_cache(Program::c("cc", &[]));
+}
+
+#[test]
+fn musl_of_debian_is_served_as_by_a_plain_cache() {
+    is_served_as_by_a_plain_cache(Program::c("musl-gcc", &["-static"]));
+}
+
+#[test]
+fn a_newer_musl_is_served_as_by_a_plain_cache() {
+    is_served_as_by_a_plain_cache(Program::c("zig", &["cc", "-target", "x86_64-linux-musl", "-static"]));
+}
+
+#[test]
+fn c_ares_is_served_as_by_a_plain_cache() {
+    if !Path::new("/usr/include/ares.h").exists() {
+        assert!(std::env::var_os("NODENS_CI").is_none(), "c-ares is missing");
         return;
     }
-    let (dir, pod) = (Dir::new(), Pod::new());
-    let program = compiled(compiler, &dir);
-    let nodens = Nodens::start(&["--lab", "--search", "off", "--listen", &format!("{}:53", pod.node)]);
+    let source = source("cares.c").display().to_string();
+    let args = ["-o", "DIR/program", &source, "-lcares"];
+    is_served_as_by_a_plain_cache(Program::built("cc", &args, &["DIR/program"]));
+}
+
+#[test]
+fn go_is_served_as_by_a_plain_cache() {
+    let source = source("resolve.go").display().to_string();
+    is_served_as_by_a_plain_cache(Program::built(
+        "go",
+        &["build", "-o", "DIR/program", &source],
+        &["DIR/program"],
+    ));
+}
+
+#[test]
+fn java_is_served_as_by_a_plain_cache() {
+    let source = source("Resolve.java").display().to_string();
+    let run = ["java", "-Xshare:auto", "-cp", "DIR", "Resolve"];
+    is_served_as_by_a_plain_cache(Program::built("javac", &["-d", "DIR", &source], &run));
+}
+
+#[test]
+fn node_is_served_as_by_a_plain_cache() {
+    is_served_as_by_a_plain_cache(Program::script("node", "resolve.js"));
+}
+
+#[test]
+fn python_is_served_as_by_a_plain_cache() {
+    is_served_as_by_a_plain_cache(Program::script("python3", "resolve.py"));
+}
+
+/// Without the short circuit: ten questions for an external name, and none goes upstream the second time.
+fn walks_its_search_list(program: Option<Program>) {
+    let Some(program) = program else { return };
+    let pod = Pod::new();
+    let nodens = Nodens::start(&["--lab", "--search", "off", "--listen", &pod.listen()]);
     let queries = || nodens.metric("nodens_queries_total", &[]);
     let upstream = || nodens.metric("nodens_upstream_questions_total", &[]);
-
-    let (said, content) = pod.run(&program, &["www.example.com"]);
-    assert!(content && said.contains(" 198.1") && said.contains(" 2001:db8:"), "{said}");
-    assert_eq!((queries(), upstream()), (10, 10), "{said}");
-    let (again, _) = pod.run(&program, &["www.example.com"]);
-    assert_eq!(words(&said), words(&again));
+    let said = pod.resolve(&program, &["www.example.com"]);
+    assert_eq!((said["www.example.com"].len(), queries(), upstream()), (2, 10, 10));
+    assert_eq!(pod.resolve(&program, &["www.example.com"]), said);
     assert_eq!((queries(), upstream()), (20, 10));
-
-    for (name, address) in [
-        ("web", " 10.96.0.4"),
-        ("web.prod", " 10.96.0.5"),
-        ("kubernetes.default.svc.cluster.local", " 10.96.0.1"),
-        ("kafka-1.kafka", " 10.96."),
-        ("search", " 2001:db8:"),
-        ("ip-10-0-0-7", " 10.0.0.7"),
-    ] {
-        let (said, content) = pod.run(&program, &[name]);
-        assert!(content && said.contains(address), "{said}");
+    for (name, address) in [("web", "10.96.0.4"), ("web.prod", "10.96.0.5"), ("ip-10-0-0-7", "10.0.0.7")] {
+        assert!(pod.resolve(&program, &[name])[name].contains(address), "{name}");
     }
-    let (said, content) = pod.run(&program, &["nx.example.com"]);
-    assert!(!content && said.contains("error"), "{said}");
-}
-
-fn words(said: &str) -> std::collections::BTreeSet<&str> {
-    said.split_whitespace().collect()
-}
-
-/// After two look-ups have shown the list, each further name costs two questions, and says the same as without.
-fn is_learned_and_cut_short(compiler: &[&str]) {
-    if !need("ip") || !need(compiler[0]) {
-        return;
-    }
-    let (dir, pod) = (Dir::new(), Pod::new());
-    let program = compiled(compiler, &dir);
-    let listen = format!("{}:53", pod.node);
-    let names =
-        ["www.google.com", "v4only.example.com", "v6only.example.org", "cname.example.net", "web.prod.svc"];
-    let plain = {
-        let _nodens = Nodens::start(&["--lab", "--search", "off", "--listen", &listen]);
-        pod.run(&program, &names).0
-    };
-    let nodens =
-        Nodens::start(&["--lab", "--search", "learn", "--search-list", "ec2.internal", "--listen", &listen]);
-    let queries = || nodens.metric("nodens_queries_total", &[]);
-    for (name, asked) in [("one.example.com", 10), ("two.example.com", 20)] {
-        pod.run(&program, &[name]);
-        assert_eq!(queries(), asked, "the whole walk of {name}");
-    }
-    let start = std::time::Instant::now();
-    while nodens.metric("nodens_search_clients", &["proven"]) == 0 {
-        assert!(start.elapsed() < crate::harness::PATIENCE, "the list is not learned");
-    }
-    for (index, name) in names.iter().enumerate() {
-        pod.run(&program, &[name]);
-        assert_eq!(queries(), 22 + 2 * index as u64, "{name}");
-    }
-    let (said, _) = pod.run(&program, &names);
-    assert_eq!(words(&said), words(&plain));
-    assert_eq!(queries(), 20 + 4 * names.len() as u64);
-    // What was left to the client stays so: both families of a look-up are treated alike.
-    pod.run(&program, &["one.example.com"]);
-    assert_eq!(queries(), 30 + 4 * names.len() as u64);
-}
-
-#[test]
-fn glibcs_search_is_learned_and_cut_short() {
-    is_learned_and_cut_short(&["cc"]);
-}
-
-#[test]
-fn musls_search_is_learned_and_cut_short() {
-    is_learned_and_cut_short(&["musl-gcc", "-static"]);
+    assert!(pod.resolve(&program, &["nx.example.com"])["nx.example.com"].is_empty());
 }
 
 #[test]
 fn glibc_walks_its_search_list() {
-    walks_its_search_list(&["cc"]);
+    walks_its_search_list(Program::c("cc", &[]));
 }
 
 #[test]
 fn musl_walks_its_search_list() {
-    walks_its_search_list(&["musl-gcc", "-static"]);
+    walks_its_search_list(Program::c("musl-gcc", &["-static"]));
 }

@@ -15,10 +15,17 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 /// A guard, not a measurement: long enough for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where a tool is: on the path, the administrator's path, or where `.ci/run` puts what Debian has not.
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+    let more = ["/usr/sbin".into(), fetched.join("ziglang"), fetched.join("go/bin")];
+    std::env::split_paths(&path).chain(more).map(|folder| folder.join(tool)).find(|path| path.is_file())
+}
+
 /// True where a tool is there; without it a test says so and passes, but for CI, where it fails.
 pub fn need(tool: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("PATH=$PATH:/usr/sbin command -v {tool}")]).output();
-    let found = found.is_ok_and(|output| output.status.success());
+    let found = find(tool).is_some();
     assert!(found || std::env::var_os("NODENS_CI").is_none(), "{tool} is missing");
     if !found {
         eprintln!("skipped: {tool} is missing");
@@ -497,12 +504,32 @@ impl Authority {
         Authority::run(tool("nsd").arg("-d").arg("-c").arg(conf), addr, dir, zones[0].0)
     }
 
+    /// unbound on an address of the test's choice, forwarding zones to servers.
+    pub fn unbound(addr: SocketAddr, forward: &[(&str, SocketAddr)]) -> Authority {
+        let dir = Dir::new();
+        let path = dir.0.display().to_string();
+        let mut conf = format!(
+            "server:\n  interface: {}@{}\n  directory: \"{path}\"\n  pidfile: \"{path}/pid\"\n  chroot: \"\"\n  username: \"\"\n  use-syslog: no\n  do-daemonize: no\n  module-config: \"iterator\"\n  num-threads: 1\n  access-control: 0.0.0.0/0 allow\n  do-not-query-localhost: no\n  do-ip6: no\n",
+            addr.ip(),
+            addr.port()
+        );
+        for (zone, server) in forward {
+            conf.push_str(&format!(
+                "forward-zone:\n  name: \"{zone}\"\n  forward-addr: {}@{}\n",
+                server.ip(),
+                server.port()
+            ));
+        }
+        let conf = dir.file("unbound.conf", &conf);
+        Authority::run(tool("unbound").arg("-d").arg("-c").arg(conf), addr, dir, "example.com")
+    }
+
     fn run(command: &mut Command, addr: SocketAddr, dir: Dir, zone: &str) -> Authority {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let soa = query(zone, RecordType::SOA);
         let start = Instant::now();
         let answers = || {
-            let reply = udp_within("127.0.0.1".parse().unwrap(), addr, &soa, Duration::from_millis(200));
+            let reply = udp_within("0.0.0.0".parse().unwrap(), addr, &soa, Duration::from_millis(200));
             reply.is_some_and(|reply| {
                 Message::from_vec(&reply).is_ok_and(|message| !message.answers.is_empty())
             })
@@ -521,10 +548,9 @@ impl Drop for Authority {
     }
 }
 
-/// A command of the administrator's path too.
+/// A tool's command.
 pub fn tool(name: &str) -> Command {
-    let in_sbin = Path::new("/usr/sbin").join(name);
-    Command::new(if in_sbin.exists() { in_sbin } else { name.into() })
+    Command::new(find(name).unwrap_or_else(|| name.into()))
 }
 
 /// An address that was free a moment ago, for UDP and TCP.

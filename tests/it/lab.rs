@@ -33,7 +33,8 @@ fn a_newcomer_needs_nothing_else() {
     assert_eq!((hits, misses), (1, 8));
 }
 
-struct Lab(std::process::Child);
+/// The lab's process and its cluster DNS's address.
+pub struct Lab(std::process::Child, pub std::net::SocketAddr);
 
 impl Drop for Lab {
     fn drop(&mut self) {
@@ -43,16 +44,17 @@ impl Drop for Lab {
 }
 
 /// The lab's process, its internet's address and its counts' address.
-fn lab(args: &[&str]) -> (Lab, std::net::SocketAddr, String) {
+pub fn lab(args: &[&str]) -> (Lab, std::net::SocketAddr, String) {
     let mut command = nodens();
     command
         .args(["lab", "--cluster", "127.0.0.1:0", "--internet", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(args);
-    let mut lab = Lab(command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(lab.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
     let after =
         |mark: &str| line.split_once(mark).unwrap().1.split([',', '\n', '/']).next().unwrap().to_string();
+    let lab = Lab(child, after("cluster DNS is on ").parse().unwrap());
     (lab, after("internet on ").parse().unwrap(), after("counts on http://"))
 }
 
