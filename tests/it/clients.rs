@@ -104,9 +104,11 @@ impl Program {
         let dir = Dir::new();
         let path = dir.0.display().to_string();
         let full = |arg: &&str| arg.replace("DIR", &path);
-        // Compilers keep caches at home, which not every test has.
+        // Compilers keep caches at home, which not every test has; zig makes its musl anew without one.
         let mut command = tool(compiler);
-        command.env("HOME", &path).env("CGO_ENABLED", "0").args(args.iter().map(full));
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/cache");
+        command.env("HOME", &cache).env("ZIG_GLOBAL_CACHE_DIR", &cache).env("CGO_ENABLED", "0");
+        command.args(args.iter().map(full));
         run_to_end(&mut command);
         Some(Program { command: run.iter().map(full).collect(), _dir: dir })
     }
