@@ -11,19 +11,24 @@ use crate::harness::{Authority, Dir, Nodens, PATIENCE, need, tool};
 use crate::lab::lab;
 
 /// A namespace as a pod has one: an address, a way to the node, a resolv.conf.
-struct Pod {
+pub struct Pod {
     namespace: String,
-    node: Ipv4Addr,
+    pub node: Ipv4Addr,
 }
 
 impl Pod {
     fn new() -> Pod {
+        Pod::of("shop")
+    }
+
+    /// A pod of a Kubernetes namespace.
+    pub fn of(kubernetes: &str) -> Pod {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
         let (outside, inside) = (format!("nd{pid}a{number}"), format!("nd{pid}b{number}"));
         // A /30 of 198.18.0.0/15, which is for tests (RFC 2544), one for each process and pod.
-        let base = 0xc612_0000 | (pid & 0x7ff) << 6 | (number & 15) << 2;
+        let base = 0xc612_0000 | (pid & 0x3ff) << 7 | (number & 31) << 2;
         let (node, own) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
         let pod = Pod { namespace: format!("nodens-{pid}-{number}"), node };
         let namespace = &pod.namespace;
@@ -42,7 +47,7 @@ impl Pod {
         let etc = pod.etc();
         std::fs::create_dir_all(&etc).unwrap();
         let resolv_conf = format!(
-            "nameserver {node}\nsearch shop.svc.cluster.local svc.cluster.local cluster.local ec2.internal\noptions ndots:5\n"
+            "nameserver {node}\nsearch {kubernetes}.svc.cluster.local svc.cluster.local cluster.local ec2.internal\noptions ndots:5\n"
         );
         std::fs::write(etc.join("resolv.conf"), resolv_conf).unwrap();
         pod
@@ -53,12 +58,12 @@ impl Pod {
         Path::new("/etc/netns").join(&self.namespace)
     }
 
-    fn listen(&self) -> String {
+    pub fn listen(&self) -> String {
         format!("{}:53", self.node)
     }
 
     /// What a program inside says of each name: its addresses, or nothing but a word of failure.
-    fn resolve(&self, program: &Program, names: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    pub fn resolve(&self, program: &Program, names: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
         let inside = ["netns", "exec", &self.namespace];
         let output = tool("ip").args(inside).args(&program.command).args(names).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -86,7 +91,7 @@ impl Drop for Pod {
 }
 
 /// A program that resolves its arguments.
-struct Program {
+pub struct Program {
     command: Vec<String>,
     _dir: Dir,
 }
@@ -113,7 +118,7 @@ impl Program {
         Some(Program { command: run.iter().map(full).collect(), _dir: dir })
     }
 
-    fn c(compiler: &str, more: &[&str]) -> Option<Program> {
+    pub fn c(compiler: &str, more: &[&str]) -> Option<Program> {
         let source = source("getaddrinfo.c").display().to_string();
         Program::built(compiler, &[more, &["-o", "DIR/program", &source]].concat(), &["DIR/program"])
     }

@@ -588,6 +588,19 @@ impl Counter {
         self.seen.lock().unwrap().values().sum()
     }
 
+    /// How often a name was asked for, whatever the type; and how many types.
+    pub fn asked(&self, name_text: &str) -> (u64, usize) {
+        let wire = query(name_text, RecordType::A);
+        let qname = &wire[12..wire.len() - 15];
+        let seen = self.seen.lock().unwrap();
+        let counts: Vec<u64> = seen
+            .iter()
+            .filter(|(question, _)| question.starts_with(qname))
+            .map(|(_, count)| *count)
+            .collect();
+        (counts.iter().sum(), counts.len())
+    }
+
     /// Different questions so far.
     pub fn distinct(&self) -> usize {
         self.seen.lock().unwrap().len()

@@ -21,5 +21,6 @@ mod forgery;
 mod harness;
 mod lab;
 mod odd_queries;
+mod search;
 mod stop;
 mod streams;
