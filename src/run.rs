@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -12,11 +13,13 @@ use crate::admin::{self, Admin};
 use crate::cache::{Cache, Size, ttl::Caps};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::check::host_domains;
 use crate::limits;
 use crate::observe::cells::Cells;
 use crate::observe::metrics::Metrics;
 use crate::resolve::cookie::Secret;
 use crate::resolve::{Shared, learning};
+use crate::search::list::Suffixes;
 use crate::search::{Mode, Search};
 use crate::server::sockets::{self, BindError, WorkerSockets};
 use crate::server::stop;
@@ -82,6 +85,9 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
     }
 
+    if config.follows_host {
+        tokio::spawn(follow_host(config.suffixes.clone(), Arc::clone(&shared)));
+    }
     let (stopper, stop) = stop::channel();
     let connections = Arc::new(Gate::new(limits::MAX_CONNECTIONS, limits::MAX_CONNECTIONS_PER_CLIENT));
     let (listening, heard) = channel();
@@ -113,6 +119,23 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
         (_, Err(error)) => Err(error),
         (Some(number), Ok(())) => Err(RunError::Worker { number, why: "it stopped serving".into() }),
         (None, Ok(())) => Ok(()),
+    }
+}
+
+/// How often the host's own domains are looked at; kubelet and DHCP clients replace the file without a word.
+const LOOK_AT_HOST: Duration = Duration::from_secs(5);
+
+/// Follows the host's own domains, which decide what is left to clients.
+async fn follow_host(mut suffixes: Suffixes, shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK_AT_HOST).await;
+        let hosts = host_domains(Path::new("/etc/resolv.conf"));
+        if let Some(changed) = Suffixes::new(*suffixes.zone(), &hosts).filter(|new| *new != suffixes) {
+            let names: Vec<String> = changed.hosts().iter().map(ToString::to_string).collect();
+            crate::info!("the host's own domains are now: {}", names.join(" "));
+            suffixes = changed.clone();
+            shared.search.set_suffixes(changed);
+        }
     }
 }
 

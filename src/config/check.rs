@@ -55,6 +55,7 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
         max_negative_ttl: DEFAULT_MAX_NEGATIVE_TTL,
         search: Mode::Off,
         suffixes: Suffixes::default(),
+        follows_host: false,
         admin: None,
         forward: vec![],
     };
@@ -77,6 +78,7 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
     let domain = raw.cluster_domain.unwrap_or_else(|| default(DEFAULT_CLUSTER_DOMAIN));
     let mode = raw.search.unwrap_or_else(|| default(DEFAULT_SEARCH));
     note(search(&mode, raw.search_list.as_ref(), &domain, resolv_conf).map(|(mode, suffixes)| {
+        config.follows_host = mode == Mode::Learn && raw.search_list.is_none();
         (config.search, config.suffixes) = (mode, suffixes);
     }));
     let admin = raw.admin.unwrap_or_else(|| default(DEFAULT_ADMIN));
@@ -180,7 +182,7 @@ fn parsed_list(list: &Written<Vec<String>>) -> Result<Vec<Name>, ConfigError> {
 }
 
 /// The domains of this host's own search list; none where the file is not there or not readable.
-fn host_domains(resolv_conf: &Path) -> Vec<Name> {
+pub fn host_domains(resolv_conf: &Path) -> Vec<Name> {
     let Ok(text) = std::fs::read(resolv_conf) else { return vec![] };
     let Ok((parsed, _)) = hickory_resolver::system_conf::parse_resolv_conf(text) else { return vec![] };
     let names = parsed.search().iter().filter_map(|name| Name::from_text(&name.to_ascii()).ok());

@@ -36,6 +36,8 @@ pub struct Config {
     pub search: Mode,
     /// The suffixes that clients search.
     pub suffixes: Suffixes,
+    /// The host's own domains are those of `/etc/resolv.conf`, whatever they become.
+    pub follows_host: bool,
     /// Where the admin pages are, if anywhere.
     pub admin: Option<SocketAddr>,
     /// Which servers are asked for which names; always one for the root.

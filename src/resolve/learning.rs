@@ -107,7 +107,7 @@ impl Scribe {
         let until = now_us.saturating_sub(HOLD_BACK.as_micros() as u64);
         let ripe = self.waiting.partition_point(|note| note.answered_us <= until);
         for note in self.waiting.drain(..ripe) {
-            if let Some(view) = self.learner.take(&note, shared.search.suffixes()) {
+            if let Some(view) = self.learner.take(&note, &shared.search.suffixes()) {
                 shared.search.clients().publish(note.address, view);
             }
         }

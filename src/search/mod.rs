@@ -13,8 +13,10 @@ pub mod recent;
 pub mod walk;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -53,7 +55,7 @@ pub enum Mode {
 /// What is known of search lists.
 pub struct Search {
     mode: Mode,
-    suffixes: Suffixes,
+    suffixes: ArcSwap<Suffixes>,
     recent: Recent,
     clients: Clients,
     existed: Cache<Box<[u8]>, ()>,
@@ -73,7 +75,7 @@ impl Search {
         let table = || Cache::builder().max_capacity(MAX_REMEMBERED).eviction_policy(EvictionPolicy::lru());
         Search {
             mode,
-            suffixes,
+            suffixes: ArcSwap::from_pointee(suffixes),
             recent: Recent::default(),
             clients: Clients::default(),
             existed: table().time_to_live(REMEMBERED).build(),
@@ -86,8 +88,14 @@ impl Search {
     }
 
     /// Taking names apart.
-    pub fn suffixes(&self) -> &Suffixes {
-        &self.suffixes
+    #[inline]
+    pub fn suffixes(&self) -> Guard<Arc<Suffixes>> {
+        self.suffixes.load()
+    }
+
+    /// The host's own domains have changed. What was composed before lives to its end: no longer than a denial.
+    pub fn set_suffixes(&self, suffixes: Suffixes) {
+        self.suffixes.store(Arc::new(suffixes));
     }
 
     /// Who was left to search for himself.
@@ -115,7 +123,7 @@ impl Search {
         {
             return None;
         }
-        let step = self.suffixes.step(query.question.qname()).filter(|step| step.labels() > 1)?;
+        let step = self.suffixes().step(query.question.qname()).filter(|step| step.labels() > 1)?;
         let standing = match &self.mode {
             Mode::Static(own) if own.eq_ignore_ascii_case(step.namespace()) => Standing::Proven,
             Mode::Static(_) | Mode::Off => return None,
@@ -130,12 +138,13 @@ impl Search {
         if self.mode != Mode::Learn || !matches!(question.qtype, rtype::A | rtype::AAAA) {
             return false;
         }
-        let in_zone = self.suffixes.is_in_zone(question.qname());
+        let suffixes = self.suffixes();
+        let in_zone = suffixes.is_in_zone(question.qname());
         if !in_zone || !denied {
             // In the cluster only denials lead on; outside any answer may be to the last step.
             return !in_zone && self.clients.is_walking(client, now);
         }
-        if let Some(step) = self.suffixes.step(question.qname()) {
+        if let Some(step) = suffixes.step(question.qname()) {
             let standing = self.clients.standing(client, step.namespace(), now);
             if matches!(standing, Standing::Unknown | Standing::Due { .. }) {
                 self.clients.walks(client, now);
@@ -159,7 +168,7 @@ impl Search {
         if self.mode == Mode::Off || !matches!(kind, Kind::Data | Kind::NoData) {
             return;
         }
-        if self.suffixes.step(qname).is_some_and(|step| step.labels() == 1) {
+        if self.suffixes().step(qname).is_some_and(|step| step.labels() == 1) {
             self.existed.insert(qname.into(), ());
         }
     }
@@ -172,12 +181,14 @@ impl Search {
     /// The names that a base may be read as the first step of, when it is asked under a later suffix of another
     /// namespace's list: each must stay literal until that search is over.
     pub fn bars(&self, qname: &[u8]) -> Vec<Name> {
-        let Some(step) = self.suffixes.step(qname).filter(|_| self.mode != Mode::Off) else { return vec![] };
-        let read_so = |name: &Name| {
-            let read = self.suffixes.step(name.as_wire());
-            read.is_some_and(|read| self.is_searched(read.namespace()) && self.suffixes.may_compose(&read))
+        let Some(step) = self.suffixes().step(qname).filter(|_| self.mode != Mode::Off) else {
+            return vec![];
         };
-        let later = self.suffixes.candidates(&step).into_iter().take(list::CLUSTER_CANDIDATES);
+        let read_so = |name: &Name| {
+            let read = self.suffixes().step(name.as_wire());
+            read.is_some_and(|read| self.is_searched(read.namespace()) && self.suffixes().may_compose(&read))
+        };
+        let later = self.suffixes().candidates(&step).into_iter().take(list::CLUSTER_CANDIDATES);
         later.flatten().filter(read_so).collect()
     }
 

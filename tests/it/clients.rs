@@ -58,6 +58,22 @@ impl Pod {
         Path::new("/etc/netns").join(&self.namespace)
     }
 
+    /// nodens inside.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = tool("ip");
+        command.args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_nodens")]).args(args);
+        command
+    }
+
+    /// Rewrites the search line of its resolv.conf.
+    pub fn set_domains(&self, domains: &str) {
+        std::fs::write(
+            self.etc().join("resolv.conf"),
+            format!("nameserver {}\nsearch {domains}\n", self.node),
+        )
+        .unwrap();
+    }
+
     pub fn listen(&self) -> String {
         format!("{}:53", self.node)
     }

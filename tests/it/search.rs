@@ -213,3 +213,20 @@ fn an_address_that_passes_to_another_namespace_and_a_foreign_suffix_are_noticed(
         assert_eq!(look_up(nodens.addr, address, base, &foreign), 10);
     }
 }
+
+/// The program in a namespace whose resolv.conf changes.
+#[test]
+fn the_hosts_own_domains_are_followed() {
+    if !need("ip") {
+        return;
+    }
+    let pod = Pod::of("shop");
+    let nodens =
+        Nodens::spawn(pod.command(&["serve", "--listen", "127.0.0.1:1053", "--upstream", "udp://192.0.2.1"]));
+    pod.set_domains("shop.svc.cluster.local one.internal two.internal");
+    let start = Instant::now();
+    while !nodens.said().contains("own domains are now: one.internal. two.internal.\n") {
+        assert!(start.elapsed() < PATIENCE, "{}", nodens.said());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
