@@ -42,7 +42,9 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "max_ttl = {:?}", duration_text(config.max_ttl));
     let _ = writeln!(out, "max_negative_ttl = {:?}\n", duration_text(config.max_negative_ttl));
     let _ = writeln!(out, "[search]\nmode = {:?}", mode(config));
-    if config.search != Mode::Off {
+    if config.follows_host {
+        let _ = writeln!(out, "# list = [{}], as the host has it now", list(search_list(config)));
+    } else if config.search != Mode::Off {
         let _ = writeln!(out, "list = [{}]", list(search_list(config)));
     }
     let _ = writeln!(out, "cluster_domain = {:?}\n", config.suffixes.zone().to_string());
@@ -84,6 +86,7 @@ pub fn json(config: &Config) -> Value {
         "search": {
             "mode": mode(config),
             "list": search_list(config),
+            "follows_host": config.follows_host,
             "cluster_domain": config.suffixes.zone().to_string(),
         },
         "admin": {"listen": config.admin},
