@@ -19,8 +19,8 @@ use crate::observe::cells::Cells;
 use crate::observe::metrics::Metrics;
 use crate::resolve::cookie::Secret;
 use crate::resolve::{Shared, learning};
+use crate::search::Search;
 use crate::search::list::Suffixes;
-use crate::search::{Mode, Search};
 use crate::server::sockets::{self, BindError, WorkerSockets};
 use crate::server::stop;
 use crate::server::worker::{self, Job};
@@ -92,14 +92,13 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
     let connections = Arc::new(Gate::new(limits::MAX_CONNECTIONS, limits::MAX_CONNECTIONS_PER_CLIENT));
     let (listening, heard) = channel();
     let mut workers = Vec::new();
-    let mut notebooks = match config.search {
-        Mode::Learn => learning::start(sockets.len(), Arc::clone(&shared))?,
-        Mode::Off | Mode::Static(_) => vec![],
-    };
+    let (mut notebooks, requeries) = learning::start(sockets.len(), Arc::clone(&shared))?;
+    let mut requeries = Some(requeries);
     for (number, (sockets, cells)) in sockets.into_iter().zip(cells).enumerate() {
         let (shared, connections) = (Arc::clone(&shared), Arc::clone(&connections));
         let (stop, listening, notebook) = (stop.clone(), listening.clone(), notebooks.pop());
-        let job = Job { sockets, shared, connections, cells, stop, notebook, listening };
+        let requeries = requeries.take();
+        let job = Job { sockets, shared, connections, cells, stop, notebook, requeries, listening };
         workers.push(worker::start(number, job)?);
     }
     drop(listening);

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upstream", &["limits", "wire"]),
     ("clock", &["cache"]),
     ("resolve", &["cache", "clock", "limits", "observe", "query", "search", "upstream", "wire"]),
-    ("server", &["limits", "observe", "query", "resolve", "upstream", "wire"]),
+    ("server", &["limits", "observe", "query", "resolve", "search", "upstream", "wire"]),
     ("observe", &["cache", "query", "resolve", "search", "wire"]),
     ("admin", &["observe"]),
     ("config", &["limits", "search", "upstream", "wire"]),

@@ -63,6 +63,8 @@ pub enum Event {
     SearchLate,
     /// A first step of a search that no rule allows to compose.
     SearchByRule,
+    /// A name that a client waits for was asked again.
+    AskedAgain,
     /// A question ended in a panic.
     Panic,
 }

@@ -128,6 +128,11 @@ impl Counters {
             family("nodens_cache_hits_total", "Queries answered from the cache, by level.", &["level"], hits),
             plain("nodens_cache_misses_total", "Queries that the cache could not answer.", Event::Miss),
             plain("nodens_joined_total", "Misses that joined an equal question on its way.", Event::Joined),
+            plain(
+                "nodens_asked_again_total",
+                "Questions sent upstream for a name that a client waits for.",
+                Event::AskedAgain,
+            ),
             plain("nodens_dropped_total", "Packets that were no queries.", Event::Dropped),
             plain("nodens_unsent_total", "Replies that the system refused to send.", Event::Unsent),
             plain("nodens_panics_total", "Questions that ended in a panic.", Event::Panic),

@@ -1,21 +1,26 @@
 //! From the workers to the learner: each worker notes questions in a bounded ring of its own, one thread puts them in
-//! order and publishes what they show. A full ring loses notes; then no walk under way proves anything.
+//! order, publishes what they show, and tells one of the workers what to ask for again. A full ring loses notes; then no walk under way proves anything.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver as Ring, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, Thread};
 use std::time::Duration;
 
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
 use super::Shared;
 use crate::cache::ttl::Moment;
 use crate::search::learner::{Learner, Note};
+use crate::search::polls::{Polls, Requery};
 
 /// Notes that wait in one worker's ring, 312 bytes each.
 pub const RING: usize = 1024;
 /// How long notes are held back, so that an earlier one of another worker is in before them.
 const HOLD_BACK: Duration = Duration::from_millis(3);
+/// How often it is looked whether a name that somebody waits for is to be asked for again.
+const WATCH: Duration = Duration::from_millis(50);
 /// How often addresses of which nothing counts any more are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -50,32 +55,46 @@ impl Notebook {
 
 /// The learner's end.
 pub struct Scribe {
-    rings: Vec<Receiver<Note>>,
+    rings: Vec<Ring<Note>>,
     bell: Arc<Bell>,
     learner: Learner,
     waiting: Vec<Note>,
     swept: Moment,
+    polls: Polls,
+    requeries: Sender<Requery>,
 }
 
-/// Notebooks for so many workers, and who reads them.
-pub fn pair(workers: usize) -> (Vec<Notebook>, Scribe) {
+/// Names to be asked for again that a worker has not got to.
+const REQUERIES: usize = 64;
+
+/// Notebooks for so many workers, who reads them, and what one of the workers has to ask for again.
+pub fn pair(workers: usize) -> (Vec<Notebook>, Scribe, Receiver<Requery>) {
     let bell = Arc::new(Bell::default());
     let (ends, rings): (Vec<_>, Vec<_>) = (0..workers).map(|_| sync_channel(RING)).unzip();
     let notebooks = ends.into_iter().map(|ring| Notebook { ring, bell: Arc::clone(&bell) }).collect();
-    let scribe = Scribe { rings, bell, learner: Learner::default(), waiting: Vec::new(), swept: Moment(0) };
-    (notebooks, scribe)
+    let (requeries, asked_again) = channel(REQUERIES);
+    let scribe = Scribe {
+        rings,
+        bell,
+        learner: Learner::default(),
+        waiting: Vec::new(),
+        swept: Moment(0),
+        polls: Polls::default(),
+        requeries,
+    };
+    (notebooks, scribe, asked_again)
 }
 
 /// Starts a thread that learns from so many workers; it ends when their notebooks are gone.
 ///
 /// # Errors
 /// What the system said when it refused a thread.
-pub fn start(workers: usize, shared: Arc<Shared>) -> io::Result<Vec<Notebook>> {
-    let (notebooks, scribe) = pair(workers);
+pub fn start(workers: usize, shared: Arc<Shared>) -> io::Result<(Vec<Notebook>, Receiver<Requery>)> {
+    let (notebooks, scribe, asked_again) = pair(workers);
     let bell = Arc::clone(&scribe.bell);
     let thread = Builder::new().name("learner".into()).spawn(move || scribe.run(&shared))?;
     let _ = bell.learner.set(thread.thread().clone());
-    Ok(notebooks)
+    Ok((notebooks, asked_again))
 }
 
 impl Scribe {
@@ -83,6 +102,7 @@ impl Scribe {
         let mut armed = false;
         while self.turn(shared) {
             match (self.waiting.is_empty(), armed) {
+                (true, true) if !self.polls.is_empty() => std::thread::park_timeout(WATCH),
                 (false, _) => std::thread::sleep(HOLD_BACK),
                 // A note that came before the bell was armed is found by one more look.
                 (true, false) => self.bell.sleeping.store(true, Ordering::Release),
@@ -107,11 +127,20 @@ impl Scribe {
         let until = now_us.saturating_sub(HOLD_BACK.as_micros() as u64);
         let ripe = self.waiting.partition_point(|note| note.answered_us <= until);
         for note in self.waiting.drain(..ripe) {
-            if let Some(view) = self.learner.take(&note, &shared.search.suffixes()) {
+            if shared.search.is_poll(note.qname(), note.denied) {
+                self.polls.denied(note.qname(), note.qtype, note.address, Moment(note.answered_us / 1000));
+            }
+            if shared.search.learns()
+                && let Some(view) = self.learner.take(&note, &shared.search.suffixes())
+            {
                 shared.search.clients().publish(note.address, view);
             }
         }
         let now = Moment(now_us / 1000);
+        while let Some(requery) = self.polls.due(now) {
+            // A worker that does not get to it has more important things to do.
+            let _ = self.requeries.try_send(requery);
+        }
         if now >= self.swept.after(SWEEP) {
             self.swept = now;
             self.learner.sweep(now).into_iter().for_each(|address| shared.search.clients().forget(address));
@@ -121,7 +150,7 @@ impl Scribe {
 }
 
 /// Takes what waits in a ring; false where its worker is gone.
-fn collect(ring: &Receiver<Note>, waiting: &mut Vec<Note>) -> bool {
+fn collect(ring: &Ring<Note>, waiting: &mut Vec<Note>) -> bool {
     loop {
         match ring.try_recv() {
             Ok(note) => waiting.push(note),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout};
 
 use crate::cache::entry::{Entry, Role};
@@ -13,6 +14,7 @@ use crate::cache::key::{QueryKey, SearchListId};
 use crate::observe::cells::Event;
 use crate::query::{Proto, Query};
 use crate::search::LOOK_UP;
+use crate::search::polls::Requery;
 use crate::upstream::admission::{Full, Joined, Lead, Place};
 use crate::upstream::exchange::{self, DEADLINE};
 use crate::upstream::zones::Zone;
@@ -154,11 +156,36 @@ pub async fn obtain(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr) -> 
             (landing, Some(place))
         }
         Joined::Lead(lead, landing) => {
-            tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place));
+            tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place, Known::Serves));
             (landing, None)
         }
     };
     landing.wait().await.ok_or(Refusal::GivenUp)
+}
+
+/// What an answer that is known already is good for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It is the answer.
+    Serves,
+    /// It is to be replaced.
+    IsAskedAgain,
+}
+
+/// Asks again, as they come, for names that somebody waits for.
+pub async fn ask_again(resolver: Rc<Resolver>, mut requeries: Receiver<Requery>) {
+    while let Some(Requery { qname, qtype, client }) = requeries.recv().await {
+        let shared = &resolver.shared;
+        let Some(name) = Name::from_wire(&qname) else { continue };
+        let wanted = Wanted::of(&resolver, &name, qtype);
+        if let Ok(place) = shared.waiting.enter(client)
+            && let Joined::Lead(lead, _) = shared.flights.join(wanted.key.octets(), false)
+        {
+            resolver.cells.event(Event::AskedAgain);
+            let flight = fly(Rc::clone(&resolver), wanted, client, lead, place, Known::IsAskedAgain);
+            tokio::task::spawn_local(flight);
+        }
+    }
 }
 
 /// Keeps an answer, and takes note of what it says about names that a search list makes.
@@ -187,12 +214,21 @@ fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: IpAddr
 }
 
 /// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next.
-async fn fly(resolver: Rc<Resolver>, wanted: Wanted, client: IpAddr, lead: Lead<Arc<Entry>>, _place: Place) {
+async fn fly(
+    resolver: Rc<Resolver>,
+    wanted: Wanted,
+    client: IpAddr,
+    lead: Lead<Arc<Entry>>,
+    _place: Place,
+    known: Known,
+) {
     let Wanted { key, question, .. } = wanted;
     let shared = &resolver.shared;
     let keep = |answer| keep(&resolver, &key, answer, client);
     // The flight before this one may have landed between the look-up and the join.
-    if let Some(entry) = shared.cache.peek(&key, shared.clock.now()) {
+    if known == Known::Serves
+        && let Some(entry) = shared.cache.peek(&key, shared.clock.now())
+    {
         return lead.land(entry);
     }
     if has_come_back(&resolver, &question) {

@@ -2,13 +2,15 @@
 //!
 //! [`list`] takes names apart and says which questions may be composed at all, [`walk`] decides from what is known of the
 //! candidates, [`compose`] makes the answer, [`recent`] remembers who was left to search for himself,
-//! [`clients`] who searches where, which [`learner`] finds out. All of it is told
+//! [`clients`] who searches where, which [`learner`] finds out;
+//! [`polls`] notices who waits for a name. All of it is told
 //! the time and asks nobody; [`crate::resolve`] walks.
 
 pub mod clients;
 pub mod compose;
 pub mod learner;
 pub mod list;
+pub mod polls;
 pub mod recent;
 pub mod walk;
 
@@ -132,14 +134,21 @@ impl Search {
         Some((step, standing))
     }
 
-    /// True where an answered question may show its client's search list, and that has still to be learned.
+    /// True where an answered question may show its client's search list, and that has still to be learned, or that its
+    /// client waits for a service.
     #[inline]
     pub fn wants_note(&self, question: &Question<'_>, denied: bool, client: IpAddr, now: Moment) -> bool {
-        if self.mode != Mode::Learn || !matches!(question.qtype, rtype::A | rtype::AAAA) {
+        if !matches!(question.qtype, rtype::A | rtype::AAAA) {
             return false;
         }
         let suffixes = self.suffixes();
         let in_zone = suffixes.is_in_zone(question.qname());
+        if in_zone && self.is_poll(question.qname(), denied) {
+            return true;
+        }
+        if self.mode != Mode::Learn {
+            return false;
+        }
         if !in_zone || !denied {
             // In the cluster only denials lead on; outside any answer may be to the last step.
             return !in_zone && self.clients.is_walking(client, now);
@@ -152,6 +161,16 @@ impl Search {
             }
         }
         self.clients.is_walking(client, now)
+    }
+
+    /// True where search lists are learned.
+    pub fn learns(&self) -> bool {
+        self.mode == Mode::Learn
+    }
+
+    /// True where whoever was given this answer may wait for a service.
+    pub fn is_poll(&self, qname: &[u8], denied: bool) -> bool {
+        denied && self.suffixes().step(qname).is_some_and(|step| step.labels() == 1)
     }
 
     /// True where somebody may search in a namespace.

@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -15,7 +16,9 @@ use super::stop::{GRACE, InFlight, Stop};
 use super::{tcp, udp};
 use crate::observe::cells::Cells;
 use crate::resolve::learning::Notebook;
+use crate::resolve::miss;
 use crate::resolve::{Resolver, Shared};
+use crate::search::polls::Requery;
 use crate::upstream::Outbound;
 use crate::upstream::admission::Gate;
 
@@ -31,8 +34,10 @@ pub struct Job {
     pub cells: Arc<Cells>,
     /// When to stop.
     pub stop: Stop,
-    /// Where it notes what clients ask, if search lists are learned.
+    /// Where it notes what clients ask.
     pub notebook: Option<Notebook>,
+    /// Names that it asks for again, if it is the one that does.
+    pub requeries: Option<Receiver<Requery>>,
     /// Dropped when the worker takes queries.
     pub listening: Sender<()>,
 }
@@ -49,10 +54,13 @@ pub fn start(number: usize, job: Job) -> io::Result<JoinHandle<io::Result<()>>> 
 }
 
 async fn work(job: Job) -> io::Result<()> {
-    let Job { sockets, shared, connections, cells, stop, notebook, listening } = job;
+    let Job { sockets, shared, connections, cells, stop, notebook, requeries, listening } = job;
     let carrier = Box::new(Outbound::new(shared.upstreams.zones.servers()));
     let resolver = Rc::new(Resolver { shared, carrier, cells, notebook });
     let in_flight = InFlight::default();
+    if let Some(requeries) = requeries {
+        tokio::task::spawn_local(miss::ask_again(Rc::clone(&resolver), requeries));
+    }
     let mut serving = tokio::task::JoinSet::new();
     for socket in sockets.udp {
         serving.spawn_local(udp::serve(socket, Rc::clone(&resolver), in_flight.clone(), stop.clone()));

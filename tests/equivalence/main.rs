@@ -80,7 +80,7 @@ impl Node {
             clock: Clock::start(),
             cookies: cookie::Secret::new([7; 16]),
         });
-        let (notebooks, scribe) = learning::pair(2);
+        let (notebooks, scribe, _requeries) = learning::pair(2);
         let workers: Vec<_> = notebooks
             .into_iter()
             .map(|notebook| {

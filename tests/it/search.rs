@@ -7,7 +7,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::clients::{Pod, Program};
-use crate::harness::{Authority, Counter, Nodens, PATIENCE, need, query, udp_from};
+use crate::harness::{Authority, Counter, Nodens, PATIENCE, Upstream, need, query, udp_from};
 
 const NAMESPACES: [&str; 6] = ["shop", "prod", "dev", "alpha", "beta", "gamma"];
 
@@ -229,4 +229,32 @@ fn the_hosts_own_domains_are_followed() {
         assert!(start.elapsed() < PATIENCE, "{}", nodens.said());
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
+}
+
+/// A service that comes into being while somebody waits for it, behind a denial that lives for half a minute.
+#[test]
+fn a_new_service_is_seen_by_who_waits_for_it() {
+    let since = Instant::now();
+    let upstream = Upstream::simple(move |asked| match since.elapsed().as_secs() {
+        0..5 => {
+            let soa =
+                [&b"\x00\x00\x06\x00\x01\x00\x00\x00\x1e\x00\x16\x00\x00"[..], &[0; 16], &[0, 0, 0, 30]]
+                    .concat();
+            asked.raw(3, [0, 1, 0], &soa)
+        }
+        _ => asked.address(5, 7),
+    });
+    let nodens = Nodens::before(upstream.addr, &[]);
+    let name = "new.shop.svc.cluster.local";
+    assert!(denied(&nodens, name));
+    let seen = loop {
+        if !denied(&nodens, name) {
+            break since.elapsed();
+        }
+        assert!(since.elapsed() < PATIENCE, "{} questions", upstream.count());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    };
+    println!("seen {:.1} s after it began, after {} questions", seen.as_secs_f64() - 5.0, upstream.count());
+    assert!(nodens.metric("nodens_asked_again_total", &[]) >= 1);
+    assert!(upstream.count() <= 8);
 }
