@@ -150,6 +150,7 @@ impl Counters {
             ("undecided", Event::SearchUndecided),
             ("late", Event::SearchLate),
         ];
+        let composed = self.shared.search.composed();
         let (known, proven) = self.shared.search.clients().count(self.shared.clock.now());
         let walks = walks.map(|(outcome, event)| (vec![outcome], sum.events(event))).to_vec();
         let plain = |name, help, count| family(name, help, &[], vec![(vec![], count)]);
@@ -159,6 +160,12 @@ impl Counters {
                 "Walks through a search list, by outcome.",
                 &["outcome"],
                 walks,
+            ),
+            family(
+                "nodens_search_composed_total",
+                "Walks that ended with a composed answer, by namespace; beyond the first 128 together.",
+                &["namespace"],
+                composed.iter().map(|(namespace, count)| (vec![namespace.as_str()], *count)).collect(),
             ),
             plain(
                 "nodens_search_literal_total",

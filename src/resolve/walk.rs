@@ -213,6 +213,9 @@ impl Walk {
             Decision::Undecided => Event::SearchUndecided,
         };
         self.resolver.cells.event(event);
+        if event == Event::SearchComposed {
+            shared.search.count_composed(self.qname.as_wire());
+        }
         let lifetime = lifetime(&end.rests_on, now);
         match (end.decision, end.found) {
             (Decision::Compose(index), Some((target, both))) => {

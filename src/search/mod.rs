@@ -16,11 +16,14 @@ pub mod walk;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use papaya::HashMap;
 
 use crate::cache::ttl::Moment;
 use crate::query::Query;
@@ -32,6 +35,8 @@ use clients::{Clients, Standing};
 use list::{Step, Suffixes};
 use recent::Recent;
 
+/// Namespaces that are counted by name; what is composed in others counts together.
+const MAX_COUNTED: usize = 128;
 /// Longer than a stub resolver takes for one look-up, retries included: what is begun is ended alike.
 pub const LOOK_UP: Duration = Duration::from_secs(30);
 /// For how long a base stays literal after a walk that came to no end, or to another than the one before.
@@ -60,6 +65,7 @@ pub struct Search {
     suffixes: ArcSwap<Suffixes>,
     recent: Recent,
     clients: Clients,
+    composed: HashMap<Box<str>, AtomicU64, RandomState>,
     existed: Cache<Box<[u8]>, ()>,
     decisions: Cache<Box<[u8]>, Decided>,
 }
@@ -80,6 +86,7 @@ impl Search {
             suffixes: ArcSwap::from_pointee(suffixes),
             recent: Recent::default(),
             clients: Clients::default(),
+            composed: HashMap::with_hasher(RandomState::default()),
             existed: table().time_to_live(REMEMBERED).build(),
             decisions: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
@@ -180,6 +187,23 @@ impl Search {
             Mode::Static(own) => own.eq_ignore_ascii_case(namespace),
             Mode::Learn => self.clients.is_searched(namespace),
         }
+    }
+
+    /// Counts a walk that ended with a composed answer, by the namespace it began in.
+    pub fn count_composed(&self, qname: &[u8]) {
+        let suffixes = self.suffixes();
+        let Some(step) = suffixes.step(qname) else { return };
+        let composed = self.composed.pin();
+        let name = String::from_utf8_lossy(step.namespace()).to_ascii_lowercase();
+        let room = composed.len() < MAX_COUNTED || composed.contains_key(name.as_str());
+        let name: Box<str> = if room { name.into() } else { "other".into() };
+        composed.get_or_insert_with(name, || AtomicU64::new(0)).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Walks that ended with a composed answer, by namespace.
+    pub fn composed(&self) -> Vec<(String, u64)> {
+        let composed = self.composed.pin();
+        composed.iter().map(|(name, count)| (name.to_string(), count.load(Ordering::Relaxed))).collect()
     }
 
     /// Takes note of what upstream said of a name, in lower case.

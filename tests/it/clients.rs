@@ -234,6 +234,7 @@ fn is_served_as_by_a_plain_cache(program: Option<Program>) {
         assert_eq!(said.get(name), plain.get(name), "{name}");
     }
     assert!(nodens.metric("nodens_search_saved_total", &[]) >= 16 * EXTERNAL.len() as u64);
+    assert!(nodens.metric("nodens_search_composed_total", &["namespace=\"shop\""]) >= EXTERNAL.len() as u64);
     println!("{} names, {count} questions; {} for ten external ones", said.len(), 2 * EXTERNAL.len());
     // What was left to the client stays so: both families of a look-up are treated alike.
     assert_eq!(asked(&["one.example.com"]).1, 10);
