@@ -7,12 +7,13 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::models::{self, Libc};
+use crate::models::Libc;
 
 pub const ZONE: &str = "cluster.local";
 const NAMESPACES: [&str; 5] = ["shop", "prod", "dev", "com", "br"];
 const HOSTS: [&str; 2] = ["corp.internal", "ec2.internal"];
 const FOREIGN: &str = "other.example";
+const LIBRARIES: [Libc; 4] = [Libc::Glibc, Libc::Musl, Libc::Go, Libc::CAres];
 /// Names that programs ask for.
 const BASES: [&str; 23] = [
     "www.example.com",
@@ -182,7 +183,7 @@ fn client(random: &mut SmallRng) -> Client {
     Client {
         address: Ipv4Addr::new(10, 0, 0, last).into(),
         namespace,
-        libc: *models::ALL.choose(random).unwrap(),
+        libc: *LIBRARIES.choose(random).unwrap(),
         suffixes,
         foreign,
     }

@@ -112,13 +112,13 @@ pub struct Program {
     _dir: Dir,
 }
 
-fn source(name: &str) -> PathBuf {
+pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
 impl Program {
     /// A program of this name made by a command whose arguments may name the directory it goes to.
-    fn built(compiler: &str, args: &[&str], run: &[&str]) -> Option<Program> {
+    pub fn built(compiler: &str, args: &[&str], run: &[&str]) -> Option<Program> {
         if !need("ip") || !need(compiler) {
             return None;
         }
@@ -137,6 +137,15 @@ impl Program {
     pub fn c(compiler: &str, more: &[&str]) -> Option<Program> {
         let source = source("getaddrinfo.c").display().to_string();
         Program::built(compiler, &[more, &["-o", "DIR/program", &source]].concat(), &["DIR/program"])
+    }
+
+    pub fn c_ares() -> Option<Program> {
+        if !Path::new("/usr/include/ares.h").exists() {
+            assert!(std::env::var_os("NODENS_CI").is_none(), "c-ares is missing");
+            return None;
+        }
+        let source = source("cares.c").display().to_string();
+        Program::built("cc", &["-o", "DIR/program", &source, "-lcares"], &["DIR/program"])
     }
 
     fn script(interpreter: &str, name: &str) -> Option<Program> {
@@ -257,13 +266,7 @@ fn a_newer_musl_is_served_as_by_a_plain_cache() {
 
 #[test]
 fn c_ares_is_served_as_by_a_plain_cache() {
-    if !Path::new("/usr/include/ares.h").exists() {
-        assert!(std::env::var_os("NODENS_CI").is_none(), "c-ares is missing");
-        return;
-    }
-    let source = source("cares.c").display().to_string();
-    let args = ["-o", "DIR/program", &source, "-lcares"];
-    is_served_as_by_a_plain_cache(Program::built("cc", &args, &["DIR/program"]));
+    is_served_as_by_a_plain_cache(Program::c_ares());
 }
 
 #[test]

@@ -337,11 +337,27 @@ impl Upstream {
                 TcpListener::bind(udp.local_addr().unwrap()).ok().map(|tcp| (udp, tcp))
             })
             .unwrap();
+        Upstream::on(udp, with_tcp.then_some(listener), script)
+    }
+
+    /// Serves UDP and TCP on an address of the test's choice.
+    pub fn at(
+        addr: SocketAddr,
+        script: impl Fn(&Asked) -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static,
+    ) -> Upstream {
+        Upstream::on(UdpSocket::bind(addr).unwrap(), Some(TcpListener::bind(addr).unwrap()), script)
+    }
+
+    fn on(
+        udp: UdpSocket,
+        listener: Option<TcpListener>,
+        script: impl Fn(&Asked) -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static,
+    ) -> Upstream {
         let addr = udp.local_addr().unwrap();
         let (script, asked, ended) =
             (Arc::new(script) as Arc<Script>, Arc::default(), Arc::new(AtomicBool::new(false)));
         let mut threads = vec![serve_udp(udp, Arc::clone(&script), Arc::clone(&asked), Arc::clone(&ended))];
-        if with_tcp {
+        if let Some(listener) = listener {
             threads.push(serve_tcp(listener, script, Arc::clone(&asked), Arc::clone(&ended)));
         }
         Upstream { addr, asked, ended, threads }

@@ -20,6 +20,7 @@ mod faithful;
 mod forgery;
 mod harness;
 mod lab;
+mod libraries;
 mod odd_queries;
 mod search;
 mod stop;
