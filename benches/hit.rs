@@ -62,7 +62,7 @@ fn resolver() -> Resolver {
         upstreams: Upstreams { zones: Zones::new(vec![], vec![]), nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
         walks: Arc::new(Flights::default()),
-        search: Search::new(Mode::Off, Suffixes::default()),
+        search: Search::new(Mode::Off, Suffixes::default(), false),
         waiting: Arc::new(Gate::new(1000, 1000)),
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),

@@ -104,6 +104,9 @@ pub(crate) struct Settings {
     /// [default: those of /etc/resolv.conf]
     #[arg(long, value_name = "D,D,...", env = "NODENS_SEARCH_LIST", value_delimiter = ',')]
     search_list: Vec<String>,
+    /// A name that the cluster DNS denies denies all names below it, inside a namespace; unsafe where it makes names up
+    #[arg(long, env = "NODENS_DENIAL_CUT", value_parser = clap::builder::BoolishValueParser::new())]
+    denial_cut: bool,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", env = "NODENS_WORKERS")]
     workers: Option<String>,
@@ -182,6 +185,7 @@ impl Settings {
             max_negative_ttl: None,
             search: text(&self.search, "search"),
             search_list: list(&self.search_list, "search_list"),
+            denial_cut: self.denial_cut.then(|| Written { value: true, at: at("denial_cut") }),
             cluster_domain: text(&self.cluster_domain, "cluster_domain"),
             admin: text(&self.admin, "admin"),
             forward: self.forwards(&at)?,

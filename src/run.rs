@@ -197,7 +197,7 @@ pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
         upstreams: Upstreams { zones: Zones::new(zones, servers), nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
         walks: Arc::new(Flights::default()),
-        search: Search::new(config.search.clone(), config.suffixes.clone()),
+        search: Search::new(config.search.clone(), config.suffixes.clone(), config.denial_cut),
         waiting: Arc::new(Gate::new(limits::MAX_WAITING, limits::MAX_WAITING_PER_CLIENT)),
         clock: Clock::start(),
         cookies: Secret::new(rand::random()),

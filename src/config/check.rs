@@ -56,6 +56,7 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
         search: Mode::Off,
         suffixes: Suffixes::default(),
         follows_host: false,
+        denial_cut: raw.denial_cut.is_some_and(|written| written.value),
         admin: None,
         forward: vec![],
     };

@@ -38,6 +38,8 @@ pub struct Config {
     pub suffixes: Suffixes,
     /// The host's own domains are those of `/etc/resolv.conf`, whatever they become.
     pub follows_host: bool,
+    /// A name that is denied denies all names below it, inside a namespace.
+    pub denial_cut: bool,
     /// Where the admin pages are, if anywhere.
     pub admin: Option<SocketAddr>,
     /// Which servers are asked for which names; always one for the root.

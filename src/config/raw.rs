@@ -31,6 +31,8 @@ pub struct Raw {
     pub search: Option<Written<String>>,
     /// `search.list`
     pub search_list: Option<Written<Vec<String>>>,
+    /// `search.denial_cut`
+    pub denial_cut: Option<Written<bool>>,
     /// `search.cluster_domain`
     pub cluster_domain: Option<Written<String>>,
     /// `admin.listen`
@@ -66,6 +68,7 @@ impl Raw {
             max_negative_ttl: self.max_negative_ttl.or(earlier.max_negative_ttl),
             search: self.search.or(earlier.search),
             search_list: self.search_list.or(earlier.search_list),
+            denial_cut: self.denial_cut.or(earlier.denial_cut),
             cluster_domain: self.cluster_domain.or(earlier.cluster_domain),
             admin: self.admin.or(earlier.admin),
             forward,
@@ -114,6 +117,7 @@ struct CacheTable {
 struct SearchTable {
     mode: Option<Spanned<String>>,
     list: Option<Spanned<Vec<String>>>,
+    denial_cut: Option<Spanned<bool>>,
     cluster_domain: Option<Spanned<String>>,
 }
 
@@ -140,6 +144,7 @@ impl File {
             max_negative_ttl: places.optional(self.cache.max_negative_ttl),
             search: places.optional(self.search.mode),
             search_list: places.optional(self.search.list),
+            denial_cut: places.optional(self.search.denial_cut),
             cluster_domain: places.optional(self.search.cluster_domain),
             admin: places.optional(self.admin.listen),
             forward: self.forward.into_iter().map(|table| places.forward(table)).collect(),
@@ -215,6 +220,7 @@ impl Places<'_> {
 fn readable(expected: &str) -> String {
     match expected {
         "i64" => "a whole number".into(),
+        "a boolean" => "true or false".into(),
         "a string" => "a text in quotes".into(),
         "a sequence" => "a list of texts, such as [\"one\", \"two\"]".into(),
         other => other.into(),

@@ -47,6 +47,7 @@ pub fn toml(config: &Config) -> String {
     } else if config.search != Mode::Off {
         let _ = writeln!(out, "list = [{}]", list(search_list(config)));
     }
+    let _ = writeln!(out, "denial_cut = {}", config.denial_cut);
     let _ = writeln!(out, "cluster_domain = {:?}\n", config.suffixes.zone().to_string());
     let _ = writeln!(out, "[admin]\nlisten = {admin:?}");
     for forward in &config.forward {
@@ -87,6 +88,7 @@ pub fn json(config: &Config) -> Value {
             "mode": mode(config),
             "list": search_list(config),
             "follows_host": config.follows_host,
+            "denial_cut": config.denial_cut,
             "cluster_domain": config.suffixes.zone().to_string(),
         },
         "admin": {"listen": config.admin},

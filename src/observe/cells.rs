@@ -65,6 +65,8 @@ pub enum Event {
     SearchByRule,
     /// A name that a client waits for was asked again.
     AskedAgain,
+    /// A denial was answered from that of the name above it.
+    DenialCut,
     /// A question ended in a panic.
     Panic,
 }

@@ -133,6 +133,11 @@ impl Counters {
                 "Questions sent upstream for a name that a client waits for.",
                 Event::AskedAgain,
             ),
+            plain(
+                "nodens_denial_cut_total",
+                "Questions answered by the denial of the name above.",
+                Event::DenialCut,
+            ),
             plain("nodens_dropped_total", "Packets that were no queries.", Event::Dropped),
             plain("nodens_unsent_total", "Replies that the system refused to send.", Event::Unsent),
             plain("nodens_panics_total", "Questions that ended in a panic.", Event::Panic),

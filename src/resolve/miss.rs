@@ -27,7 +27,7 @@ use crate::wire::name::Name;
 use crate::wire::reply::{self, Asked};
 
 use super::hit::within;
-use super::{Client, Resolver, walk};
+use super::{Client, Resolver, cut, walk};
 
 /// A query that waits for its answer: all that its reply needs once the packet is gone.
 pub struct Miss {
@@ -149,6 +149,9 @@ pub async fn obtain(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr) -> 
     if let Some(entry) = shared.cache.peek(&wanted.key, shared.clock.now()) {
         return Ok(entry);
     }
+    if let Some(denial) = cut::denied(resolver, &wanted, client).await {
+        return Ok(keep(resolver, &wanted.key, denial, client));
+    }
     let place = shared.waiting.enter(client).map_err(Refusal::Full)?;
     let (landing, _place) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
         Joined::Follow(landing) => {
@@ -224,7 +227,11 @@ async fn fly(
 ) {
     let Wanted { key, question, .. } = wanted;
     let shared = &resolver.shared;
-    let keep = |answer| keep(&resolver, &key, answer, client);
+    let qtype = crate::wire::u16_at(&question.octets, question.qname().len()).unwrap_or(0);
+    let keep = |answer: Answer| {
+        cut::check(&resolver, key.qname(), qtype, answer.kind);
+        keep(&resolver, &key, answer, client)
+    };
     // The flight before this one may have landed between the look-up and the join.
     if known == Known::Serves
         && let Some(entry) = shared.cache.peek(&key, shared.clock.now())

@@ -1,6 +1,7 @@
 //! The conductor: a query's way from hop to hop. [`hit`] is a plain call, [`miss`] waits; both read top to bottom.
 
 pub mod cookie;
+pub mod cut;
 pub mod hit;
 pub mod learning;
 pub mod miss;

@@ -44,7 +44,7 @@ pub(super) fn resolver(network: &Network, waiting: Gate, search: Search) -> Rc<R
 }
 
 fn plain(network: &Network) -> Rc<Resolver> {
-    resolver(network, Gate::new(1000, 1000), Search::new(Mode::Off, Suffixes::default()))
+    resolver(network, Gate::new(1000, 1000), Search::new(Mode::Off, Suffixes::default(), false))
 }
 
 /// A query for a name's addresses.
@@ -277,7 +277,8 @@ async fn a_panic_ends_its_question_and_nothing_else() {
 async fn beyond_the_bound_questions_are_refused_at_once_and_not_kept() {
     local(async {
         let network = Network::new(|seen: &Seen| reply(300, seen.a(60)));
-        let resolver = resolver(&network, Gate::new(100, 10), Search::new(Mode::Off, Suffixes::default()));
+        let resolver =
+            resolver(&network, Gate::new(100, 10), Search::new(Mode::Off, Suffixes::default(), false));
         let waiting: Vec<_> = (0..10)
             .map(|n| {
                 let resolver = Rc::clone(&resolver);

@@ -70,11 +70,15 @@ struct Scene {
 }
 
 fn scene(names: &[(&'static str, [Has; 2])]) -> Scene {
+    scene_with(names, false)
+}
+
+fn scene_with(names: &[(&'static str, [Has; 2])], denial_cut: bool) -> Scene {
     let world: World = Rc::new(RefCell::new(names.iter().copied().collect()));
     let network = network(&world);
     let name = |text| Name::from_text(text).unwrap();
     let suffixes = Suffixes::new(name("cluster.local"), &[name("corp.internal")]).unwrap();
-    let search = Search::new(Mode::Static(b"shop"[..].into()), suffixes);
+    let search = Search::new(Mode::Static(b"shop"[..].into()), suffixes, denial_cut);
     let resolver = resolver(&network, Gate::new(1000, 1000), search);
     Scene { world, network, resolver }
 }
@@ -381,6 +385,26 @@ async fn equal_steps_are_walked_once() {
         assert_eq!(network_len(&scene), 10);
         assert_eq!(scene.resolver.shared.waiting.count(), 0);
         sleep(MS).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_name_denies_what_is_below_it_until_that_is_seen_to_be_wrong() {
+    local(async {
+        let scene = scene_with(&[], true);
+        let below = |n: usize| format!("www{n}.example.com.prod.svc.cluster.local.");
+        for n in 0..15 {
+            assert_eq!(code(&scene.a(&below(n)).await), ResponseCode::NXDomain);
+        }
+        assert_eq!(network_len(&scene), 1, "the name above alone");
+        let denial = scene.a(&below(3)).await;
+        assert_eq!(denial.authorities[0].record_type(), RecordType::SOA);
+        // The sixteenth is asked all the same, and it exists.
+        scene.becomes("www15.example.com.prod.svc.cluster.local.", BOTH);
+        assert_eq!(scene.a(&below(15)).await.answers.len(), 1);
+        scene.becomes("www16.example.com.prod.svc.cluster.local.", BOTH);
+        assert_eq!(scene.a(&below(16)).await.answers.len(), 1, "it is off");
     })
     .await;
 }

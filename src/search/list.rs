@@ -86,10 +86,18 @@ impl<'q> Step<'q> {
         labels(self.base()).collect()
     }
 
+    /// The name of B's last label under the namespace.
+    pub fn last_under_namespace(&self) -> Option<Name> {
+        let mut at = 0;
+        for _ in 1..self.labels {
+            at += 1 + usize::from(*self.qname.get(at)?);
+        }
+        Name::from_wire(self.qname.get(at..)?)
+    }
+
     /// The name of B's second label under the namespace, where B has two: what a pod of that service would be below.
     pub fn parent(&self) -> Option<Name> {
-        let first = usize::from(*self.qname.first()?);
-        (self.labels == 2).then(|| Name::from_wire(self.qname.get(1 + first..)?)).flatten()
+        (self.labels == 2).then(|| self.last_under_namespace()).flatten()
     }
 
     fn under(&self, suffix: &Name) -> Option<Name> {

@@ -68,7 +68,21 @@ pub struct Search {
     composed: HashMap<Box<str>, AtomicU64, RandomState>,
     existed: Cache<Box<[u8]>, ()>,
     decisions: Cache<Box<[u8]>, Decided>,
+    cut: Option<Cut>,
 }
+
+/// The denial cut, where it is switched on.
+#[derive(Default)]
+struct Cut {
+    asked: AtomicU64,
+    /// Milliseconds of [`Moment`] until which it is off.
+    off_until: AtomicU64,
+}
+
+/// Of so many questions that the denial cut could answer one is asked all the same.
+const CHECKED: u64 = 16;
+/// For how long a denial cut that was wrong is off.
+const CUT_OFF: Duration = Duration::from_secs(3600);
 
 /// What a walk ended with.
 #[derive(Clone, Copy)]
@@ -79,9 +93,12 @@ struct Decided {
 
 impl Search {
     /// Search lists of a cluster, in a mode.
-    pub fn new(mode: Mode, suffixes: Suffixes) -> Search {
+    ///
+    /// `denial_cut`: what a name denies, it denies for all names below (RFC 8020), inside a namespace.
+    pub fn new(mode: Mode, suffixes: Suffixes, denial_cut: bool) -> Search {
         let table = || Cache::builder().max_capacity(MAX_REMEMBERED).eviction_policy(EvictionPolicy::lru());
         Search {
+            cut: denial_cut.then(Cut::default),
             mode,
             suffixes: ArcSwap::from_pointee(suffixes),
             recent: Recent::default(),
@@ -94,6 +111,29 @@ impl Search {
                 .time_to_idle(REMEMBERED)
                 .build(),
         }
+    }
+
+    /// The name right below a namespace that a name is below of, where denials are cut.
+    pub fn above(&self, qname: &[u8]) -> Option<Name> {
+        self.cut.as_ref()?;
+        let suffixes = self.suffixes();
+        let step = suffixes.step(qname).filter(|step| step.labels() > 1)?;
+        step.last_under_namespace()
+    }
+
+    /// The name whose denial denies this one, unless this is one of those that are asked all the same.
+    pub fn cut_at(&self, qname: &[u8], now: Moment) -> Option<Name> {
+        let cut = self.cut.as_ref()?;
+        let above = self.above(qname)?;
+        let is_on = now >= Moment(cut.off_until.load(Ordering::Relaxed));
+        let turn = cut.asked.fetch_add(1, Ordering::Relaxed);
+        (is_on && turn % CHECKED != CHECKED - 1).then_some(above)
+    }
+
+    /// Switches the denial cut off for a while; true where it was on.
+    pub fn cut_is_wrong(&self, now: Moment) -> bool {
+        let Some(cut) = &self.cut else { return false };
+        cut.off_until.swap(now.after(CUT_OFF).0, Ordering::Relaxed) <= now.0
     }
 
     /// Taking names apart.
