@@ -31,7 +31,7 @@ impl Drop for Task {
 }
 
 impl Network {
-    fn reply(&self, query: &[u8]) -> Option<Vec<u8>> {
+    fn reply(&self, query: &[u8], stream: bool) -> Option<Vec<u8>> {
         let question = Question::read(query).unwrap();
         let name = Name::from_wire(question.qname()).unwrap().to_lower();
         let v6 = question.qtype == 28;
@@ -71,7 +71,8 @@ impl Network {
             out.extend_from_slice(&self.world.denial_ttl.to_be_bytes());
         };
         match has {
-            Has::Data => data(&mut out, 0xc00c),
+            Has::Truncated if !stream => out[2] |= 2,
+            Has::Data | Has::Truncated => data(&mut out, 0xc00c),
             Has::Alias => {
                 let target = alias(&mut out);
                 data(&mut out, target);
@@ -100,7 +101,7 @@ impl Network {
 
 impl Carrier for Network {
     fn datagram(&self, _: &Server, query: Vec<u8>, _: &[u8], arrivals: Arrivals) -> io::Result<Ticket> {
-        let reply = self.reply(&query);
+        let reply = self.reply(&query, false);
         Ok(Box::new(Task(tokio::task::spawn_local(async move {
             if let Some(reply) = reply {
                 tokio::time::sleep(ROUND_TRIP).await;
@@ -110,7 +111,7 @@ impl Carrier for Network {
     }
 
     fn stream(&self, _: &Server, query: Vec<u8>, _: Vec<u8>) -> Reply {
-        let reply = self.reply(&query);
+        let reply = self.reply(&query, true);
         Box::pin(async move {
             tokio::time::sleep(ROUND_TRIP).await;
             reply.ok_or_else(|| io::ErrorKind::ConnectionRefused.into())

@@ -48,6 +48,8 @@ pub enum Has {
     Data,
     /// Data behind an alias.
     Alias,
+    /// Data that comes over TCP only.
+    Truncated,
     NoData,
     /// An alias to a name without data.
     AliasNoData,
@@ -89,7 +91,8 @@ pub struct LookUp {
 #[derive(Clone, Debug)]
 pub struct World {
     pub phases: Vec<Phase>,
-    pub clients: Vec<Client>,
+    /// Clients by phase: between phases an address may pass to another pod.
+    pub clients: Vec<Vec<Client>>,
     /// Look-ups by phase.
     pub script: Vec<Vec<LookUp>>,
     pub ttl: u32,
@@ -107,12 +110,14 @@ impl Phase {
 }
 
 fn pick_has(random: &mut SmallRng) -> [Has; 2] {
-    use Has::{Alias, AliasDenied, AliasNoData, Data, Denied, NoData, Refused, Servfail, Silent};
-    let pairs: [([Has; 2], u32); 17] = [
+    use Has::{Alias, AliasDenied, AliasNoData, Data, Denied, NoData, Refused, Servfail, Silent, Truncated};
+    let pairs: [([Has; 2], u32); 19] = [
         ([Data, Data], 40),
         ([Data, NoData], 12),
         ([NoData, Data], 6),
         ([Alias, Alias], 10),
+        ([Truncated, Truncated], 4),
+        ([Truncated, NoData], 2),
         ([Alias, AliasNoData], 6),
         ([NoData, NoData], 8),
         ([AliasNoData, AliasNoData], 3),
@@ -192,22 +197,37 @@ fn client(random: &mut SmallRng) -> Client {
 impl World {
     pub fn new(seed: u64) -> World {
         let random = &mut SmallRng::seed_from_u64(seed);
-        let clients: Vec<Client> = (0..random.random_range(1..=3)).map(|_| client(random)).collect();
+        let first: Vec<Client> = (0..random.random_range(1..=3)).map(|_| client(random)).collect();
+        let count = first.len();
         let phases = random.random_range(1..=2);
+        let mut clients = vec![first];
+        if phases > 1 {
+            let mut second = clients[0].clone();
+            for old in &mut second {
+                if random.random_bool(0.3) {
+                    *old = Client { address: old.address, ..client(random) };
+                }
+            }
+            clients.push(second);
+        }
         let mut script = Vec::new();
         for _ in 0..phases {
-            let count = random.random_range(3..=5);
-            let bases: Vec<&'static str> = BASES.sample(random, count).copied().collect();
+            let different = random.random_range(3..=5);
+            let bases: Vec<&'static str> = BASES.sample(random, different).copied().collect();
             let look_ups = random.random_range(6..=12);
             let look_up = |_| LookUp {
-                client: random.random_range(0..clients.len()),
+                client: random.random_range(0..count),
                 base: bases.choose(random).unwrap(),
                 after_ms: *[20, 300, 2500, 12_000, 40_000].choose(random).unwrap(),
             };
             script.push((0..look_ups).map(look_up).collect::<Vec<_>>());
         }
-        let asked: Vec<(&'static str, &'static str)> =
-            script.iter().flatten().map(|one| (one.base, clients[one.client].namespace)).collect();
+        let by_phase = script.iter().zip(&clients);
+        let asked: Vec<(&'static str, &'static str)> = by_phase
+            .flat_map(|(look_ups, clients)| {
+                look_ups.iter().map(|one| (one.base, clients[one.client].namespace))
+            })
+            .collect();
         let phases: Vec<Phase> = (0..phases).map(|_| phase(random, &asked)).collect();
         let ttl = *[0, 5, 30, 300].choose(random).unwrap();
         let denial_ttl = *[5, 30].choose(random).unwrap();
@@ -216,16 +236,50 @@ impl World {
         world
     }
 
+    /// The same with one look-up less, or one name.
+    pub fn smaller(&self) -> Vec<World> {
+        let mut all = Vec::new();
+        for phase in 0..self.phases.len() {
+            for index in 0..self.script[phase].len() {
+                let mut world = self.clone();
+                let gone = world.script[phase].remove(index);
+                // What comes after it comes when it did.
+                if let Some(next) = world.script[phase].get_mut(index) {
+                    next.after_ms += gone.after_ms;
+                }
+                all.push(world);
+            }
+            let mut names: Vec<&String> = self.phases[phase].names.keys().collect();
+            names.sort();
+            for name in names {
+                let mut world = self.clone();
+                world.phases[phase].names.remove(name);
+                all.push(world);
+            }
+        }
+        all
+    }
+
     fn find_features(&self) -> Vec<&'static str> {
         let pairs = || self.phases.iter().flat_map(|phase| phase.names.iter());
         let any = |has: Has| pairs().any(|(_, pair)| pair.contains(&has));
         let hosts = |name: &str| HOSTS.iter().any(|host| name.ends_with(host));
         let addresses = |one: &Client, other: &Client| one.address == other.address;
+        let clients = || self.clients.iter().flatten();
         let pairs_of_clients = || {
+            self.clients.iter().flat_map(|clients| {
+                let rest = |index: usize| clients[index + 1..].iter();
+                clients
+                    .iter()
+                    .enumerate()
+                    .flat_map(move |(index, one)| rest(index).map(move |other| (one, other)))
+            })
+        };
+        let passes = |one: &Client, other: &Client| one.namespace != other.namespace;
+        let passed = || {
             self.clients
-                .iter()
-                .enumerate()
-                .flat_map(|(index, one)| self.clients[index + 1..].iter().map(move |other| (one, other)))
+                .windows(2)
+                .any(|pair| pair[0].iter().zip(&pair[1]).any(|(one, other)| passes(one, other)))
         };
         let all = [
             ("a name in the cluster exists at a later step", pairs().any(|(name, _)| name.ends_with(ZONE))),
@@ -233,13 +287,15 @@ impl World {
             ("a host domain answers everything", self.phases.iter().any(|phase| phase.wildcard.is_some())),
             ("no data", any(Has::NoData)),
             ("aliases", any(Has::Alias)),
+            ("answers over TCP only", any(Has::Truncated)),
+            ("an address passes to another namespace", passed()),
             ("aliases to nothing", any(Has::AliasDenied)),
             ("one family denied only", pairs().any(|(_, pair)| is_half_denied(*pair))),
             ("SERVFAIL", any(Has::Servfail)),
             ("silence", any(Has::Silent)),
             ("refusals", any(Has::Refused)),
             ("changes", self.phases.len() > 1),
-            ("a foreign suffix", self.clients.iter().any(|client| client.foreign)),
+            ("a foreign suffix", clients().any(|client| client.foreign)),
             ("several clients at one address", pairs_of_clients().any(|(one, other)| addresses(one, other))),
             (
                 "two namespaces at one address",
@@ -248,7 +304,7 @@ impl World {
             ),
             (
                 "a namespace named like a top-level domain",
-                self.clients.iter().any(|client| ["dev", "com", "br"].contains(&client.namespace)),
+                clients().any(|client| ["dev", "com", "br"].contains(&client.namespace)),
             ),
             (
                 "whole names of pods",
