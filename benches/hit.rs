@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
+use nodens::cache::entry::Entry;
 use nodens::cache::key::{QueryKey, SearchListId};
 use nodens::cache::ttl::Caps;
 use nodens::cache::{Cache, Size};
 use nodens::clock::Clock;
 use nodens::query::{self, Proto};
 use nodens::resolve::hit::Outcome;
-use nodens::resolve::{Client, Resolver, Shared, cookie};
+use nodens::resolve::{Client, Resolver, Shared, cookie, learning};
+use nodens::search::clients::{List, View};
+use nodens::search::compose::compose;
 use nodens::search::list::Suffixes;
 use nodens::search::{Mode, Search};
 use nodens::upstream::admission::{Flights, Gate};
@@ -55,14 +58,18 @@ fn name(number: usize) -> String {
 }
 
 fn resolver() -> Resolver {
+    resolver_in(Mode::Off)
+}
+
+fn resolver_in(mode: Mode) -> Resolver {
     let caps = Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600) };
-    let size = Size { store_bytes: 64 << 20, hot_entries: 2 * NAMES, hot_bytes: 16 << 20 };
+    let size = Size { store_bytes: 64 << 20, hot_entries: 4 * NAMES, hot_bytes: 32 << 20 };
     let shared = Shared {
         cache: Cache::new(size, caps),
         upstreams: Upstreams { zones: Zones::new(vec![], vec![]), nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
         walks: Arc::new(Flights::default()),
-        search: Search::new(Mode::Off, Suffixes::default(), false),
+        search: Search::new(mode, Suffixes::new(name_of("cluster.local"), &[]).unwrap(), false),
         waiting: Arc::new(Gate::new(1000, 1000)),
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),
@@ -71,8 +78,12 @@ fn resolver() -> Resolver {
         shared: Arc::new(shared),
         carrier: Box::new(Outbound::new(&[])),
         cells: Arc::default(),
-        notebook: None,
+        notebook: learning::pair(1).0.pop(),
     }
+}
+
+fn name_of(text: &str) -> Name {
+    Name::from_text(text).unwrap()
 }
 
 fn key(resolver: &Resolver, packet: &[u8]) -> QueryKey {
@@ -81,7 +92,11 @@ fn key(resolver: &Resolver, packet: &[u8]) -> QueryKey {
 
 /// A resolver whose hot level or store holds all names.
 fn filled(hot: bool) -> (Resolver, Vec<Vec<u8>>) {
-    let resolver = resolver();
+    filled_in(Mode::Off, hot)
+}
+
+fn filled_in(mode: Mode, hot: bool) -> (Resolver, Vec<Vec<u8>>) {
+    let resolver = resolver_in(mode);
     let packets: Vec<_> = (0..NAMES).map(|number| query(&name(number), false)).collect();
     for packet in &packets {
         let (cache, key, now) = (&resolver.shared.cache, key(&resolver, packet), resolver.shared.clock.now());
@@ -158,9 +173,64 @@ fn whole_hit(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// With search lists learned: 250 clients, whose lists are known, ask for services of the cluster, for bare names, and for
+/// first steps of searches that are composed.
+fn learned_hit(criterion: &mut Criterion) {
+    let (resolver, services) = filled_in(Mode::Learn, true);
+    let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
+    let clients: Vec<Client> = (0..250)
+        .map(|n| Client { addr: SocketAddr::from(([10, 0, 0, n], 4000)), proto: Proto::Udp })
+        .collect();
+    let list = List {
+        namespace: b"shop"[..].into(),
+        proven_until: Some(now.after(Duration::from_secs(86_400))),
+        literal_until: now,
+    };
+    for client in &clients {
+        let view = View { shared: false, lists: vec![list.clone()] };
+        shared.search.clients().publish(client.addr.ip(), view);
+    }
+    let bare: Vec<_> = (0..NAMES).map(|number| query(&format!("www{number}.example.com"), false)).collect();
+    let steps: Vec<_> = (0..NAMES)
+        .map(|number| query(&format!("www{number}.example.com.shop.svc.cluster.local"), false))
+        .collect();
+    for (packet, step) in bare.iter().zip(&steps) {
+        let literal = key(&resolver, packet);
+        let part = shared.cache.keep(&literal, answer(packet), clients[0].ip(), now);
+        shared.cache.stored(&literal, now).unwrap();
+        let asked = query::read(step).unwrap();
+        let searched = QueryKey::new(&asked, SearchListId::SEARCHED, shared.cache.hasher());
+        let (qname, target) =
+            (Name::from_wire(asked.question.qname()).unwrap(), Name::from_wire(literal.qname()).unwrap());
+        let lifetime = Duration::from_secs(3600);
+        let composed = compose(&qname, 1, &target, Some(&part), lifetime, now).unwrap();
+        let bucket = shared.cache.bucket(clients[0].ip());
+        let entry = Entry::composed(&searched, &composed, lifetime, 4, bucket, vec![part], now);
+        shared.cache.put(&searched, entry, &[], now);
+        shared.cache.stored(&searched, now).unwrap();
+    }
+    let mut group = criterion.benchmark_group("whole hit, 250 clients learned, batch of 32");
+    group.throughput(Throughput::Elements(32));
+    for (label, packets) in [("services", &services), ("bare names", &bare), ("composed", &steps)] {
+        let mut next = packets.iter().cycle().zip(clients.iter().cycle());
+        let mut out = [0; 1232];
+        group.bench_function(label, |bench| {
+            bench.iter(|| {
+                let batch = resolver.batch();
+                for _ in 0..32 {
+                    let (packet, client) = next.next().unwrap();
+                    let outcome = resolver.answer(packet, *client, &batch, &mut out);
+                    assert!(matches!(outcome, Outcome::Reply(1..)));
+                }
+            })
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = hit;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = parse, look_up, write_reply, whole_hit
+    targets = parse, look_up, write_reply, whole_hit, learned_hit
 }
 criterion_main!(hit);

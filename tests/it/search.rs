@@ -7,7 +7,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::clients::{Pod, Program};
-use crate::harness::{Authority, Counter, Nodens, PATIENCE, Upstream, need, query, udp_from};
+use crate::harness::{Authority, Counter, Nodens, PATIENCE, Upstream, need, query, tcp, udp_from};
 
 const NAMESPACES: [&str; 6] = ["shop", "prod", "dev", "alpha", "beta", "gamma"];
 
@@ -211,6 +211,44 @@ fn an_address_that_passes_to_another_namespace_and_a_foreign_suffix_are_noticed(
     let foreign = ["beta.svc.cluster.local", "svc.cluster.local", "cluster.local", "other.example"];
     for base in ["host5.example.com", "host6.example.com", "host7.example.com"] {
         assert_eq!(look_up(nodens.addr, address, base, &foreign), 10);
+    }
+}
+
+/// A composed answer that does not fit: as many whole records as do beside TC, all of them over TCP.
+#[test]
+fn a_large_composed_answer_is_cut_over_udp_and_whole_over_tcp() {
+    let nodens = Nodens::start(&["--lab"]);
+    let step = "big.example.com.default.svc.cluster.local";
+    let cut = ask(&nodens, step, RecordType::A);
+    assert!(cut.metadata.truncation && cut.answers.len() > 20, "{}", cut.answers.len());
+    assert_eq!(cut.answers[0].record_type(), RecordType::CNAME);
+    let whole = Message::from_vec(&tcp(nodens.addr, &query(step, RecordType::A)).unwrap()).unwrap();
+    assert_eq!((whole.metadata.truncation, whole.answers.len()), (false, 101));
+}
+
+/// What one address does says nothing about another.
+#[test]
+fn a_neighbour_cannot_teach_a_suffix() {
+    if !need("knotd") {
+        return;
+    }
+    let (_knotd, counter) = authority("");
+    let nodens = Nodens::before(counter.addr, &["--search", "learn", "--search-list", "ec2.internal"]);
+    let (own, neighbour): (IpAddr, IpAddr) = ("127.0.6.1".parse().unwrap(), "127.0.6.2".parse().unwrap());
+    let list = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "ec2.internal"];
+    let foreign = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "other.example"];
+    for base in ["host1.example.com", "host2.example.com"] {
+        look_up(nodens.addr, own, base, &list);
+        look_up(nodens.addr, neighbour, base, &foreign);
+    }
+    let start = Instant::now();
+    while nodens.metric("nodens_search_clients", &["proven"]) == 0 {
+        assert!(start.elapsed() < PATIENCE);
+    }
+    for n in 3..8 {
+        let base = format!("host{n}.example.com");
+        assert_eq!(look_up(nodens.addr, neighbour, &base, &foreign), 10);
+        assert_eq!(look_up(nodens.addr, own, &base, &list), 2);
     }
 }
 
