@@ -28,8 +28,8 @@ use nodens::wire::answer::Answer;
 use nodens::wire::name::Name;
 use nodens::wire::reply;
 
-/// Names in turn: more than the first levels of a processor's cache hold, as on a busy node.
-const NAMES: usize = 8192;
+/// Names in turn, as many as a busy node uses over and over.
+const NAMES: usize = 1024;
 
 fn query(name: &str, edns: bool) -> Vec<u8> {
     let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
@@ -173,10 +173,18 @@ fn whole_hit(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// With search lists learned: 250 clients, whose lists are known, ask for services of the cluster, for bare names, and for
-/// first steps of searches that are composed.
+/// 250 clients, whose lists are known, ask for services of the cluster, for bare names, and for first steps of searches that
+/// are composed; the same without search lists, where a composed answer is a literal one.
 fn learned_hit(criterion: &mut Criterion) {
-    let (resolver, services) = filled_in(Mode::Learn, true);
+    for (label, mode, list) in
+        [("off", Mode::Off, SearchListId::LITERAL), ("learned", Mode::Learn, SearchListId::SEARCHED)]
+    {
+        hits_of_250(criterion, label, mode, list);
+    }
+}
+
+fn hits_of_250(criterion: &mut Criterion, label: &str, mode: Mode, searched: SearchListId) {
+    let (resolver, services) = filled_in(mode, true);
     let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
     let clients: Vec<Client> = (0..250)
         .map(|n| Client { addr: SocketAddr::from(([10, 0, 0, n], 4000)), proto: Proto::Udp })
@@ -199,7 +207,7 @@ fn learned_hit(criterion: &mut Criterion) {
         let part = shared.cache.keep(&literal, answer(packet), clients[0].ip(), now);
         shared.cache.stored(&literal, now).unwrap();
         let asked = query::read(step).unwrap();
-        let searched = QueryKey::new(&asked, SearchListId::SEARCHED, shared.cache.hasher());
+        let searched = QueryKey::new(&asked, searched, shared.cache.hasher());
         let (qname, target) =
             (Name::from_wire(asked.question.qname()).unwrap(), Name::from_wire(literal.qname()).unwrap());
         let lifetime = Duration::from_secs(3600);
@@ -209,12 +217,12 @@ fn learned_hit(criterion: &mut Criterion) {
         shared.cache.put(&searched, entry, &[], now);
         shared.cache.stored(&searched, now).unwrap();
     }
-    let mut group = criterion.benchmark_group("whole hit, 250 clients learned, batch of 32");
+    let mut group = criterion.benchmark_group(format!("whole hit, 250 clients, lists {label}"));
     group.throughput(Throughput::Elements(32));
-    for (label, packets) in [("services", &services), ("bare names", &bare), ("composed", &steps)] {
+    for (what, packets) in [("services", &services), ("bare names", &bare), ("composed", &steps)] {
         let mut next = packets.iter().cycle().zip(clients.iter().cycle());
         let mut out = [0; 1232];
-        group.bench_function(label, |bench| {
+        group.bench_function(what, |bench| {
             bench.iter(|| {
                 let batch = resolver.batch();
                 for _ in 0..32 {

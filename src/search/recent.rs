@@ -21,15 +21,21 @@ const TIME: u64 = (1 << TIME_BITS) - 1;
 /// A time this fresh is not written again, so that one busy client does not own a cache line.
 const FRESH_TENTHS: u64 = 10;
 
-/// The table.
+/// Places of a small table in front, by client alone: most clients had no literal answer lately, and for them the large
+/// one is not touched.
+const CLIENTS: usize = 4096;
+
+/// The tables.
 pub struct Recent {
+    clients: Box<[AtomicU64]>,
     places: Box<[AtomicU64]>,
     hasher: RandomState,
 }
 
 impl Default for Recent {
     fn default() -> Recent {
-        Recent { places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::default() }
+        let table = |places| (0..places).map(|_| AtomicU64::new(0)).collect();
+        Recent { clients: table(CLIENTS), places: table(PLACES), hasher: RandomState::default() }
     }
 }
 
@@ -43,6 +49,11 @@ fn age(word: u64, now: Moment) -> u64 {
 }
 
 impl Recent {
+    /// The time at which a client was last given any literal answer; another client may share it.
+    fn last(&self, client: IpAddr) -> Option<&AtomicU64> {
+        self.clients.get(self.hasher.hash_one(client) as usize % CLIENTS)
+    }
+
     /// The two places of a pair and its tag.
     fn find(&self, client: IpAddr, qname: &[u8]) -> ([Option<&AtomicU64>; 2], u64) {
         let mut lower = [0; crate::wire::name::MAX_NAME];
@@ -56,6 +67,9 @@ impl Recent {
 
     /// Takes note of a literal answer.
     pub fn note(&self, client: IpAddr, qname: &[u8], now: Moment) {
+        if let Some(last) = self.last(client).filter(|last| last.load(Ordering::Relaxed) != tenths(now)) {
+            last.store(tenths(now), Ordering::Relaxed);
+        }
         let ([Some(one), Some(other)], tag) = self.find(client, qname) else { return };
         let (one_word, other_word) = (one.load(Ordering::Relaxed), other.load(Ordering::Relaxed));
         let is_own = |word: u64| word & !TIME == tag;
@@ -74,6 +88,10 @@ impl Recent {
     /// True where the client was given a literal answer to this name in the last 30 seconds.
     #[inline]
     pub fn has(&self, client: IpAddr, qname: &[u8], now: Moment) -> bool {
+        let last = self.last(client).map_or(0, |last| last.load(Ordering::Relaxed));
+        if last == 0 || age(last, now) > LOOK_UP.as_secs() * 10 {
+            return false;
+        }
         let (places, tag) = self.find(client, qname);
         places.into_iter().flatten().any(|place| {
             let word = place.load(Ordering::Relaxed);
