@@ -21,14 +21,14 @@ use crate::wire::reply::{self, Asked, MAX_MESSAGE};
 use super::miss::Miss;
 use super::{Batch, Client, Resolver};
 
-/// What became of a packet.
-pub enum Outcome {
+/// What became of a packet; `M` is what is left to ask.
+pub enum Outcome<M = Box<Miss>> {
     /// So many octets of the buffer go back.
     Reply(usize),
     /// Nothing goes back.
     Silence,
     /// It has to be asked.
-    Miss(Box<Miss>),
+    Miss(M),
 }
 
 /// What is known of a search.

@@ -15,7 +15,7 @@ use crate::observe::cells::Event;
 use crate::query::Proto;
 use crate::resolve::hit::Outcome;
 use crate::resolve::miss::{self, Miss};
-use crate::resolve::{Client, Resolver};
+use crate::resolve::{self, Client, Resolver};
 use crate::wire::header::Header;
 use crate::wire::iana::Rcode;
 use crate::wire::reply::{self, Asked};
@@ -25,18 +25,67 @@ const TURNS: usize = 8;
 
 type Socket = Rc<tokio::net::UdpSocket>;
 
+/// What stands behind the loop: hops 2 to 8.
+///
+/// Two bodies: the resolver, and the echo of `benches/compare`, which shows what the loop costs by itself. It is chosen at
+/// compile time, so that a packet meets no call through a pointer.
+pub trait Responder: 'static {
+    /// What the packets of a batch share.
+    type Batch<'s>;
+    /// What has to be asked elsewhere before it can be answered.
+    type Miss: 'static;
+
+    /// Begins a batch.
+    fn batch(&self) -> Self::Batch<'_>;
+    /// Answers a packet into `out`, if it can be done at once.
+    fn answer(
+        &self,
+        packet: &[u8],
+        client: Client,
+        batch: &Self::Batch<'_>,
+        out: &mut [u8],
+    ) -> Outcome<Self::Miss>;
+    /// Answers what could not be answered at once.
+    fn answer_later(self: Rc<Self>, miss: Self::Miss) -> impl Future<Output = Vec<u8>> + 'static;
+    /// Counts what happened to a packet.
+    fn event(&self, event: Event);
+}
+
+impl Responder for Resolver {
+    type Batch<'s> = resolve::Batch<'s>;
+    type Miss = Box<Miss>;
+
+    #[inline]
+    fn batch(&self) -> Self::Batch<'_> {
+        self.batch()
+    }
+
+    #[inline]
+    fn answer(&self, packet: &[u8], client: Client, batch: &Self::Batch<'_>, out: &mut [u8]) -> Outcome {
+        self.answer(packet, client, batch, out)
+    }
+
+    fn answer_later(self: Rc<Self>, miss: Box<Miss>) -> impl Future<Output = Vec<u8>> + 'static {
+        miss::answer(self, miss)
+    }
+
+    fn event(&self, event: Event) {
+        self.cells.event(event);
+    }
+}
+
 /// Serves a socket until it is told to stop, and then until nothing is left in it or in flight.
 ///
 /// # Errors
 /// What made the socket unusable from the start.
-pub async fn serve(
+pub async fn serve<R: Responder>(
     socket: UdpSocket,
-    resolver: Rc<Resolver>,
+    responder: Rc<R>,
     in_flight: InFlight,
     mut stop: Stop,
 ) -> io::Result<()> {
     let with_info = socket.local_addr()?.ip().is_unspecified();
-    let server = Server { socket: Rc::new(tokio::net::UdpSocket::from_std(socket)?), resolver, in_flight };
+    let server = Server { socket: Rc::new(tokio::net::UdpSocket::from_std(socket)?), responder, in_flight };
     let mut batch = Batch::new(with_info);
     while !stop.is_set() {
         tokio::select! {
@@ -69,13 +118,13 @@ enum Ask {
     Kernel,
 }
 
-struct Server {
+struct Server<R> {
     socket: Socket,
-    resolver: Rc<Resolver>,
+    responder: Rc<R>,
     in_flight: InFlight,
 }
 
-impl Server {
+impl<R: Responder> Server<R> {
     /// Takes and answers what waits, a bounded number of batches at a time, until the socket is empty.
     async fn turn(&self, batch: &mut Batch, ask: Ask) {
         for turn in 1.. {
@@ -94,14 +143,14 @@ impl Server {
     }
 
     fn answer(&self, batch: &mut Batch, count: usize) {
-        let shared = self.resolver.batch();
+        let shared = self.responder.batch();
         for index in 0..count {
             let Some((packet, cut, path, out)) = batch.parts(index) else { return };
             let Some(addr) = path.addr() else { continue };
             let client = Client { addr, proto: Proto::Udp };
             // A panic ends one question: the others of the batch have done nothing wrong.
             let outcome = catch_unwind(AssertUnwindSafe(|| match cut {
-                false => self.resolver.answer(packet, client, &shared, out),
+                false => self.responder.answer(packet, client, &shared, out),
                 true => oversized(packet, out),
             }));
             match outcome {
@@ -109,7 +158,7 @@ impl Server {
                 Ok(Outcome::Reply(_) | Outcome::Silence) => {}
                 Ok(Outcome::Miss(miss)) => self.ask(miss, *path),
                 Err(_) => {
-                    self.resolver.cells.event(Event::Panic);
+                    self.responder.event(Event::Panic);
                     let length = error(packet, out, Rcode::SERVFAIL);
                     batch.queue(index, length);
                 }
@@ -117,17 +166,17 @@ impl Server {
         }
     }
 
-    fn ask(&self, miss: Box<Miss>, path: ReturnPath) {
-        let (socket, resolver, guard) =
-            (Rc::clone(&self.socket), Rc::clone(&self.resolver), self.in_flight.begin());
-        tokio::task::spawn_local(reply_later(socket, resolver, miss, path, guard));
+    fn ask(&self, miss: R::Miss, path: ReturnPath) {
+        let (socket, responder, guard) =
+            (Rc::clone(&self.socket), Rc::clone(&self.responder), self.in_flight.begin());
+        tokio::task::spawn_local(reply_later(socket, responder, miss, path, guard));
     }
 
     async fn send(&self, batch: &mut Batch) {
         while batch.has_queued() {
             let sent = self.socket.try_io(Interest::WRITABLE, || batch.send(self.socket.as_fd()));
             match sent {
-                Ok(refused) => (0..refused).for_each(|_| self.resolver.cells.event(Event::Unsent)),
+                Ok(refused) => (0..refused).for_each(|_| self.responder.event(Event::Unsent)),
                 // The socket's buffer is full: the next batch waits in the receive buffer meanwhile.
                 Err(_) => {
                     if self.socket.writable().await.is_err() {
@@ -139,25 +188,25 @@ impl Server {
     }
 }
 
-async fn reply_later(
+async fn reply_later<R: Responder>(
     socket: Socket,
-    resolver: Rc<Resolver>,
-    miss: Box<Miss>,
+    responder: Rc<R>,
+    miss: R::Miss,
     path: ReturnPath,
     _guard: Guard,
 ) {
-    let reply = miss::answer(Rc::clone(&resolver), miss).await;
+    let reply = Rc::clone(&responder).answer_later(miss).await;
     loop {
         match sys::send(socket.as_fd(), &reply, &path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && socket.writable().await.is_ok() => {}
-            Err(_) => return resolver.cells.event(Event::Unsent),
+            Err(_) => return responder.event(Event::Unsent),
             Ok(()) => return,
         }
     }
 }
 
 /// A datagram longer than any query that makes sense: its header can be read, so it is answered.
-fn oversized(packet: &[u8], out: &mut [u8]) -> Outcome {
+fn oversized<M>(packet: &[u8], out: &mut [u8]) -> Outcome<M> {
     match error(packet, out, Rcode::FORMERR) {
         0 => Outcome::Silence,
         length => Outcome::Reply(length),

@@ -47,9 +47,23 @@ pub struct Job {
 /// # Errors
 /// What the system said when it refused one.
 pub fn start(number: usize, job: Job) -> io::Result<JoinHandle<io::Result<()>>> {
+    thread(number, move || work(job))
+}
+
+/// A worker's thread and runtime, for whatever it works at.
+///
+/// # Errors
+/// What the system said when it refused a thread.
+pub fn thread<F>(
+    number: usize,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<JoinHandle<io::Result<()>>>
+where
+    F: Future<Output = io::Result<()>>,
+{
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        LocalSet::new().block_on(&runtime, work(job))
+        LocalSet::new().block_on(&runtime, work())
     })
 }
 
