@@ -43,6 +43,19 @@ impl Question {
     }
 }
 
+/// On whose behalf a question goes upstream, the most urgent first: what there is not room for is left out from the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// A client waits for the answer.
+    Client,
+    /// A client waits, and the question has been tried before.
+    Retry,
+    /// Nobody waits: a name that a client polls for, or an answer that has been given stale.
+    Refresh,
+    /// Nobody waits: an answer that still serves is to be there when it ends.
+    Prefetch,
+}
+
 /// Why a question has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
