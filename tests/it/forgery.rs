@@ -95,8 +95,13 @@ fn a_server_that_lowers_letter_case_works_and_is_soon_asked_in_lower_case() {
     let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
     (0..20).for_each(|n| assert_eq!(answer(&nodens, &format!("n{n}.example.com")), TRUE));
     let asked = upstream.asked();
-    assert_eq!(asked.iter().filter(|one| one.tcp).count(), 3, "TCP confirms three times");
-    assert!(asked[6..].iter().all(|one| !one.question().iter().any(u8::is_ascii_uppercase) && !one.tcp));
+    let confirmed: Vec<usize> = (0..asked.len()).filter(|at| asked[*at].tcp).collect();
+    assert_eq!(confirmed.len(), 3, "TCP confirms three times");
+    // A busy machine may have sent a second try for the name that was confirmed last.
+    let last = asked[confirmed[2]].name();
+    let later: Vec<_> = asked[confirmed[2]..].iter().filter(|one| one.name() != last).collect();
+    assert_eq!(later.iter().map(|one| one.name()).collect::<std::collections::BTreeSet<_>>().len(), 17);
+    assert!(later.iter().all(|one| !one.question().iter().any(u8::is_ascii_uppercase) && !one.tcp));
 }
 
 /// Pearson's chi-square of counts over equally likely cells.
