@@ -9,13 +9,15 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use libc::{
     c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t,
 };
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::limits::{BATCH, DATAGRAM};
 use crate::wire::edns::UDP_SIZE;
@@ -43,6 +45,9 @@ pub struct Batch {
     lengths: Vec<(usize, bool)>,
     output: Vec<[u8; REPLY]>,
     queued: Vec<(usize, usize)>,
+    /// What the kernel is told of the buffers, made anew for each call and kept only for its memory.
+    headers: Vec<mmsghdr>,
+    iovs: Vec<iovec>,
     with_info: bool,
 }
 
@@ -81,18 +86,17 @@ impl ReturnPath {
         }
     }
 
-    fn header(&mut self, iov: *mut iovec) -> msghdr {
-        // SAFETY: `msghdr` is plain old data; zero means "none" in each field.
-        let mut header: msghdr = unsafe { zeroed() };
+    fn describe(&mut self, iov: *mut iovec, header: &mut msghdr) {
         header.msg_name = ptr::from_mut(&mut self.name).cast::<c_void>();
         header.msg_namelen = self.name_len;
         header.msg_iov = iov;
         header.msg_iovlen = 1;
-        if self.control_len > 0 {
-            header.msg_control = self.control.0.as_mut_ptr().cast::<c_void>();
-            header.msg_controllen = self.control_len as _;
-        }
-        header
+        header.msg_control = match self.control_len {
+            0 => ptr::null_mut(),
+            _ => self.control.0.as_mut_ptr().cast::<c_void>(),
+        };
+        header.msg_controllen = self.control_len as _;
+        header.msg_flags = 0;
     }
 
     /// Makes the received packet information say from where a reply leaves: same address, any interface.
@@ -141,6 +145,10 @@ impl Batch {
             lengths: vec![(0, false); BATCH],
             output: vec![[0; REPLY]; BATCH],
             queued: Vec::with_capacity(BATCH),
+            // SAFETY: both are plain old data; zero means "none" in each field.
+            headers: vec![unsafe { zeroed() }; BATCH],
+            // SAFETY: as above.
+            iovs: vec![unsafe { zeroed() }; BATCH],
             with_info,
         }
     }
@@ -151,27 +159,26 @@ impl Batch {
     /// What recvmmsg(2) says; `WouldBlock` where nothing waits.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.queued.clear();
-        // SAFETY: both are plain old data that are filled below before the kernel sees them.
-        let (mut headers, mut iovs): ([mmsghdr; BATCH], [iovec; BATCH]) = unsafe { (zeroed(), zeroed()) };
-        let pieces = self.paths.iter_mut().zip(&mut self.input).zip(headers.iter_mut().zip(&mut iovs));
+        let messages = self.headers.iter_mut().zip(&mut self.iovs);
+        let pieces = self.paths.iter_mut().zip(&mut self.input).zip(messages);
         for ((path, input), (header, iov)) in pieces {
             path.name_len = size_of::<sockaddr_storage>() as socklen_t;
             path.control_len = if self.with_info { size_of::<Control>() } else { 0 };
             *iov = iovec { iov_base: input.as_mut_ptr().cast(), iov_len: DATAGRAM };
-            header.msg_hdr = path.header(iov);
+            path.describe(iov, &mut header.msg_hdr);
         }
         // SAFETY: `headers` points at `BATCH` headers whose pointers and lengths were set just now; see the module.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                headers.as_mut_ptr(),
+                self.headers.as_mut_ptr(),
                 BATCH as _,
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        let received = self.paths.iter_mut().zip(&mut self.lengths).zip(&headers).take(count);
+        let received = self.paths.iter_mut().zip(&mut self.lengths).zip(&self.headers).take(count);
         for ((path, length), header) in received {
             path.name_len = header.msg_hdr.msg_namelen;
             path.control_len = header.msg_hdr.msg_controllen;
@@ -196,9 +203,9 @@ impl Batch {
         }
     }
 
-    /// True while replies wait to be sent.
-    pub fn has_queued(&self) -> bool {
-        !self.queued.is_empty()
+    /// Replies that wait to be sent.
+    pub fn queued(&self) -> usize {
+        self.queued.len()
     }
 
     /// Sends what is queued, in one call if the socket takes it. Says how many were given up because the system
@@ -208,7 +215,7 @@ impl Batch {
     /// `WouldBlock` where the socket is full: what is left stays queued.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut refused = 0;
-        while self.has_queued() {
+        while !self.queued.is_empty() {
             match self.send_once(socket) {
                 Ok(sent) => drop(self.queued.drain(..sent)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -224,23 +231,32 @@ impl Batch {
     }
 
     fn send_once(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        // SAFETY: as in `receive`.
-        let (mut headers, mut iovs): ([mmsghdr; BATCH], [iovec; BATCH]) = unsafe { (zeroed(), zeroed()) };
         let mut count = 0;
-        for ((index, length), (header, iov)) in self.queued.iter().zip(headers.iter_mut().zip(&mut iovs)) {
+        let messages = self.headers.iter_mut().zip(&mut self.iovs);
+        for ((index, length), (header, iov)) in self.queued.iter().zip(messages) {
             let (Some(path), Some(reply)) = (self.paths.get_mut(*index), self.output.get_mut(*index)) else {
                 continue;
             };
             *iov = iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: *length };
-            header.msg_hdr = path.header(iov);
+            path.describe(iov, &mut header.msg_hdr);
             count += 1;
         }
         // SAFETY: the first `count` headers point at queued replies and their paths; the kernel only reads them.
         let sent = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
+            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
+}
+
+/// Registers a socket with the runtime of this thread, for one kind of readiness.
+///
+/// # Errors
+/// What epoll_ctl(2) says.
+pub fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: a `UdpSocket` owns its descriptor and names the same one for as long as it lives, which is until the
+    // `AsyncFd` has ended the registration.
+    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(|refused| refused.into_parts().1)
 }
 
 /// Sends one datagram back the way its query came.
@@ -250,7 +266,9 @@ impl Batch {
 pub fn send(socket: BorrowedFd<'_>, reply: &[u8], path: &ReturnPath) -> io::Result<()> {
     let mut path = *path;
     let mut iov = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
-    let header = path.header(&mut iov);
+    // SAFETY: `msghdr` is plain old data; zero means "none" in each field.
+    let mut header: msghdr = unsafe { zeroed() };
+    path.describe(&mut iov, &mut header);
     // SAFETY: the header points at locals and at `reply`, which outlive the call; sendmsg only reads them.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_DONTWAIT) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -297,7 +315,6 @@ pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
     fn echo_once(bind: &str, with_info: bool, ask: &str) {

@@ -7,10 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use super::stop::{GRACE, Guard, InFlight, Stop};
 use super::sys::{self, Batch, ReturnPath};
+use crate::limits::BATCH;
 use crate::observe::cells::Event;
 use crate::query::Proto;
 use crate::resolve::hit::Outcome;
@@ -23,7 +25,7 @@ use crate::wire::reply::{self, Asked};
 /// Batches a socket may take before the worker looks after its other work.
 const TURNS: usize = 8;
 
-type Socket = Rc<tokio::net::UdpSocket>;
+type Socket = Rc<AsyncFd<UdpSocket>>;
 
 /// What stands behind the loop: hops 2 to 8.
 ///
@@ -85,37 +87,44 @@ pub async fn serve<R: Responder>(
     mut stop: Stop,
 ) -> io::Result<()> {
     let with_info = socket.local_addr()?.ip().is_unspecified();
-    let server = Server { socket: Rc::new(tokio::net::UdpSocket::from_std(socket)?), responder, in_flight };
+    // Only what arrives wakes the worker: registered for room as well, it would be woken each time that a client has taken
+    // a reply from the socket's buffer.
+    let socket = Rc::new(sys::watch(socket, Interest::READABLE)?);
+    let server = Server { socket, responder, in_flight };
     let mut batch = Batch::new(with_info);
-    while !stop.is_set() {
-        tokio::select! {
+    let mut stopped = std::pin::pin!(stop.wait());
+    loop {
+        let mut ready = tokio::select! {
+            biased;
             ready = server.socket.readable() => ready?,
-            () = stop.wait() => break,
+            () = &mut stopped => break,
+        };
+        match server.turn(&mut batch).await {
+            Left::Nothing => ready.clear_ready(),
+            Left::Perhaps => tokio::task::yield_now().await,
         }
-        server.turn(&mut batch, Ask::Readiness).await;
     }
     let end = Instant::now() + GRACE;
     loop {
         // What arrived before the signal is in the socket now; what arrives meanwhile is served as well.
-        server.turn(&mut batch, Ask::Kernel).await;
+        while matches!(server.turn(&mut batch).await, Left::Perhaps) {}
         if server.in_flight.is_none() || Instant::now() >= end {
             return Ok(());
         }
         tokio::select! {
-            ready = server.socket.readable() => ready?,
+            ready = server.socket.readable() => ready?.clear_ready(),
             () = server.in_flight.none() => {}
             () = sleep_until(end) => {}
         }
     }
 }
 
-/// Who says whether datagrams wait.
-#[derive(Clone, Copy)]
-enum Ask {
-    /// The runtime, which knows as of its last look.
-    Readiness,
-    /// The socket itself: before it is closed nothing may be overlooked.
-    Kernel,
+/// What a turn leaves in the socket.
+enum Left {
+    /// It was empty at the last look: whatever arrives from then on wakes the worker.
+    Nothing,
+    /// The turn was over before the socket was empty.
+    Perhaps,
 }
 
 struct Server<R> {
@@ -125,21 +134,22 @@ struct Server<R> {
 }
 
 impl<R: Responder> Server<R> {
-    /// Takes and answers what waits, a bounded number of batches at a time, until the socket is empty.
-    async fn turn(&self, batch: &mut Batch, ask: Ask) {
-        for turn in 1.. {
-            let mut receive = || batch.receive(self.socket.as_fd());
-            let mut received = self.socket.try_io(Interest::READABLE, &mut receive);
-            if received.is_err() && matches!(ask, Ask::Kernel) {
-                received = receive();
-            }
-            let Ok(count) = received else { return };
+    /// Takes and answers what waits, a bounded number of batches.
+    async fn turn(&self, batch: &mut Batch) -> Left {
+        for _ in 0..TURNS {
+            let count = match batch.receive(self.socket.as_fd()) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
+                Err(_) => return Left::Perhaps,
+            };
             self.answer(batch, count);
             self.send(batch).await;
-            if turn % TURNS == 0 {
-                tokio::task::yield_now().await;
+            // A batch that is not full ended because the socket was empty; asking it again costs a system call.
+            if count < BATCH {
+                return Left::Nothing;
             }
         }
+        Left::Perhaps
     }
 
     fn answer(&self, batch: &mut Batch, count: usize) {
@@ -173,19 +183,25 @@ impl<R: Responder> Server<R> {
     }
 
     async fn send(&self, batch: &mut Batch) {
-        while batch.has_queued() {
-            let sent = self.socket.try_io(Interest::WRITABLE, || batch.send(self.socket.as_fd()));
-            match sent {
+        while batch.queued() > 0 {
+            match batch.send(self.socket.as_fd()) {
                 Ok(refused) => (0..refused).for_each(|_| self.responder.event(Event::Unsent)),
                 // The socket's buffer is full: the next batch waits in the receive buffer meanwhile.
                 Err(_) => {
-                    if self.socket.writable().await.is_err() {
-                        return;
+                    if room(&self.socket).await.is_err() {
+                        return (0..batch.queued()).for_each(|_| self.responder.event(Event::Unsent));
                     }
                 }
             }
         }
     }
+}
+
+/// Waits until a socket takes more, which is rare: on a registration of its own, that ends with the wait.
+async fn room(socket: &AsyncFd<UdpSocket>) -> io::Result<()> {
+    let own = sys::watch(socket.get_ref().try_clone()?, Interest::WRITABLE)?;
+    own.writable().await?.retain_ready();
+    Ok(())
 }
 
 async fn reply_later<R: Responder>(
@@ -198,7 +214,7 @@ async fn reply_later<R: Responder>(
     let reply = Rc::clone(&responder).answer_later(miss).await;
     loop {
         match sys::send(socket.as_fd(), &reply, &path) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && socket.writable().await.is_ok() => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && room(&socket).await.is_ok() => {}
             Err(_) => return responder.event(Event::Unsent),
             Ok(()) => return,
         }
