@@ -1,13 +1,13 @@
-//! One answer in the cache: immutable but for one flag, shared, in a single piece of memory.
+//! One answer in the cache: immutable but for one flag, shared, and as small as can be: a store holds hundreds of thousands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::key::QueryKey;
+use super::key::{QueryKey, SCOPE_LEN};
 use super::ttl::{self, Caps, Moment};
 use crate::wire::answer::{Answer, Kind};
-use crate::wire::header::Header;
+use crate::wire::header::{HEADER_LEN, Header};
 use crate::wire::iana::Rcode;
 use crate::wire::reply::Said;
 
@@ -32,23 +32,27 @@ pub enum Role {
 }
 
 /// A cached answer.
+///
+/// 56 bytes: with the two counts of its `Arc` and the allocator's word it fills a piece of 80.
 pub struct Entry {
     hash: u64,
     stored: Moment,
-    expires: Moment,
+    lifetime_ms: u32,
     bucket: ClientBucket,
     rcode: Rcode,
     kind: Kind,
     void: AtomicBool,
     role: Role,
-    /// What a composed answer is made of: kept as long as it is, so that other searches find it too.
-    holds: Box<[Arc<Entry>]>,
-    key_len: u16,
     wire_len: u16,
     ede_len: u16,
-    /// Key, wire, extended errors, TTL offsets (two octets each, big-endian), one behind the other.
+    parts: Option<Box<Parts>>,
+    /// The key's scope, wire, extended errors, TTL offsets (two octets each, big-endian), one behind the other. The rest of
+    /// the key is the question in the wire: its name is in lower case.
     octets: Box<[u8]>,
 }
+
+/// What a composed answer is made of: kept as long as it is, so that other searches find it too.
+struct Parts(Box<[Arc<Entry>]>);
 
 impl Entry {
     /// An entry for `key` that lives as [`ttl::lifetime`] says.
@@ -76,7 +80,7 @@ impl Entry {
         now: Moment,
     ) -> Entry {
         let entry = Entry::of(key, answer, lifetime, bucket, now);
-        Entry { role: Role::Composed { saved }, holds: holds.into(), ..entry }
+        Entry { role: Role::Composed { saved }, parts: Some(Box::new(Parts(holds.into()))), ..entry }
     }
 
     /// A word that a question is to be answered literally.
@@ -88,7 +92,7 @@ impl Entry {
         now: Moment,
     ) -> Entry {
         let nothing = Answer {
-            wire: vec![],
+            wire: [&[0; HEADER_LEN], key.qname(), key.type_and_class()].concat(),
             ttl_offsets: vec![],
             rcode: Rcode::NXDOMAIN,
             kind: Kind::NxDomain,
@@ -101,26 +105,27 @@ impl Entry {
         Entry { role, ..Entry::of(key, &nothing, lifetime, bucket, now) }
     }
 
+    /// `answer` has the key's question in it, in whatever case.
     fn of(key: &QueryKey, answer: &Answer, lifetime: Duration, bucket: ClientBucket, now: Moment) -> Entry {
-        let size = key.octets().len() + answer.wire.len() + answer.ede.len() + 2 * answer.ttl_offsets.len();
+        let size = SCOPE_LEN + answer.wire.len() + answer.ede.len() + 2 * answer.ttl_offsets.len();
         let mut octets = Vec::with_capacity(size);
-        octets.extend_from_slice(key.octets());
+        octets.extend_from_slice(key.scope());
         octets.extend_from_slice(&answer.wire);
+        crate::wire::put(&mut octets, SCOPE_LEN + HEADER_LEN, key.qname());
         octets.extend_from_slice(&answer.ede);
         octets.extend(answer.ttl_offsets.iter().flat_map(|offset| offset.to_be_bytes()));
         Entry {
             hash: key.hash(),
             stored: now,
-            expires: now.after(lifetime),
+            lifetime_ms: u32::try_from(lifetime.as_millis()).unwrap_or(u32::MAX),
             bucket,
             rcode: answer.rcode,
             kind: answer.kind,
             void: AtomicBool::new(false),
             role: Role::Answer,
-            holds: Box::default(),
-            key_len: key.octets().len() as u16,
             wire_len: answer.wire.len() as u16,
             ede_len: answer.ede.len() as u16,
+            parts: None,
             octets: octets.into_boxed_slice(),
         }
     }
@@ -128,7 +133,7 @@ impl Entry {
     /// True while the answer may be given.
     #[inline]
     pub fn is_fresh(&self, now: Moment) -> bool {
-        now < self.expires && !self.is_void()
+        now < self.expires() && !self.is_void()
     }
 
     /// Ends the answer before its time: what it rests on has changed.
@@ -139,17 +144,22 @@ impl Entry {
     /// True where this is the answer to that very key.
     #[inline]
     pub fn answers(&self, key: &QueryKey) -> bool {
-        self.hash == key.hash() && self.octets.get(..usize::from(self.key_len)) == Some(key.octets())
+        // A name ends in its root label, so one that begins as another does is that other.
+        let name_at = SCOPE_LEN + HEADER_LEN;
+        let type_at = name_at + key.qname().len();
+        self.hash == key.hash()
+            && self.octets.get(name_at..type_at) == Some(key.qname())
+            && self.octets.get(type_at..type_at + 4) == Some(key.type_and_class())
+            && self.octets.get(..SCOPE_LEN) == Some(key.scope())
     }
 
     /// The answer, to be written into a reply.
     #[inline]
     pub fn said(&self) -> Said<'_> {
-        let wire_at = usize::from(self.key_len);
-        let ede_at = wire_at + usize::from(self.wire_len);
+        let ede_at = SCOPE_LEN + usize::from(self.wire_len);
         let offsets_at = ede_at + usize::from(self.ede_len);
         Said {
-            wire: self.octets.get(wire_at..ede_at).unwrap_or(&[]),
+            wire: self.octets.get(SCOPE_LEN..ede_at).unwrap_or(&[]),
             ede: self.octets.get(ede_at..offsets_at).unwrap_or(&[]),
             ttl_offsets: self.octets.get(offsets_at..).unwrap_or(&[]),
             rcode: self.rcode,
@@ -168,13 +178,14 @@ impl Entry {
     }
 
     /// When the answer ends.
+    #[inline]
     pub fn expires(&self) -> Moment {
-        self.expires
+        Moment(self.stored.0.saturating_add(u64::from(self.lifetime_ms)))
     }
 
     /// For how long the answer still serves.
     pub fn remaining(&self, now: Moment) -> Duration {
-        Duration::from_millis(self.expires.0.saturating_sub(now.0))
+        Duration::from_millis(self.expires().0.saturating_sub(now.0))
     }
 
     /// True where there is anything in the answer section: data, or aliases before a denial.
@@ -184,7 +195,7 @@ impl Entry {
 
     /// Milliseconds the answer lives in all.
     pub fn lifetime_ms(&self) -> u64 {
-        self.expires.0.saturating_sub(self.stored.0)
+        u64::from(self.lifetime_ms)
     }
 
     /// What it is, beside an answer's bytes.
@@ -209,13 +220,86 @@ impl Entry {
         self.bucket
     }
 
+    /// What it is made of, where it is composed.
+    fn parts(&self) -> &[Arc<Entry>] {
+        self.parts.as_ref().map_or(&[], |parts| &parts.0)
+    }
+
     /// Bytes of memory, allocation overhead aside, and without what it is made of.
     pub fn size(&self) -> usize {
-        size_of::<Entry>() + self.octets.len() + size_of_val(&*self.holds)
+        let parts = self.parts.as_ref().map_or(0, |parts| size_of::<Parts>() + size_of_val(&*parts.0));
+        size_of::<Entry>() + self.octets.len() + parts
     }
 
     /// Bytes of memory that would be free without it, at most.
     pub fn size_with_parts(&self) -> usize {
-        self.size() + self.holds.iter().map(|part| part.size()).sum::<usize>()
+        self.size() + self.parts().iter().map(|part| part.size()).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::key::{KeyHasher, SearchListId};
+    use crate::wire::name::Name;
+    use crate::wire::question::Question;
+
+    fn message(name: &str, qtype: u16, qclass: u16) -> Vec<u8> {
+        let name = Name::from_text(name).unwrap();
+        [&[0; 12], name.as_wire(), &qtype.to_be_bytes(), &qclass.to_be_bytes()].concat()
+    }
+
+    fn entry(key: &QueryKey, wire: Vec<u8>) -> Entry {
+        let nothing = Entry::literal(key, Role::Literal, Duration::ZERO, ClientBucket(0), Moment(0));
+        let answer = Answer {
+            wire,
+            ttl_offsets: vec![],
+            rcode: nothing.rcode,
+            kind: nothing.kind,
+            answer_ttl: None,
+            negative_ttl: None,
+            ede: vec![],
+            had_opt: false,
+            referral: false,
+        };
+        Entry::of(key, &answer, Duration::ZERO, ClientBucket(0), Moment(0))
+    }
+
+    #[test]
+    fn it_answers_its_own_key_in_any_case_and_no_other() {
+        // All keys here have one hash, so that the octets have to tell them apart.
+        let hasher = KeyHasher::default();
+        let key = |name: &str, qtype, qclass, dnssec_ok, cd, list| {
+            let message = message(name, qtype, qclass);
+            let question = Question::read(&message).unwrap();
+            QueryKey::of(&question, dnssec_ok, cd, list, &hasher).with_hash(7)
+        };
+        let (literal, searched) = (SearchListId::LITERAL, SearchListId::SEARCHED);
+        let own = key("www.example.com", 1, 1, false, false, literal);
+        for entry in [
+            entry(&own, message("wWw.Example.com", 1, 1)),
+            Entry::literal(&own, Role::Bar, Duration::ZERO, ClientBucket(0), Moment(0)),
+        ] {
+            assert!(entry.answers(&key("WWW.example.COM", 1, 1, false, false, literal)));
+            for other in [
+                key("www.example.co", 1, 1, false, false, literal),
+                key("www.example.com.br", 1, 1, false, false, literal),
+                key("www", 1, 1, false, false, literal),
+                key("www.example.org", 1, 1, false, false, literal),
+                key("www.example.com", 28, 1, false, false, literal),
+                key("www.example.com", 1, 3, false, false, literal),
+                key("www.example.com", 1, 1, true, false, literal),
+                key("www.example.com", 1, 1, false, true, literal),
+                key("www.example.com", 1, 1, false, false, searched),
+            ] {
+                assert!(!entry.answers(&other), "{:?}", other.octets());
+            }
+        }
+    }
+
+    #[test]
+    fn it_fills_its_piece_of_memory() {
+        let (counts, word) = (2 * size_of::<usize>(), size_of::<usize>());
+        assert_eq!(size_of::<Entry>() + counts + word, 80);
     }
 }

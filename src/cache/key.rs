@@ -17,7 +17,9 @@ impl SearchListId {
     pub const SEARCHED: SearchListId = SearchListId(1);
 }
 
-const FIXED: usize = 9;
+/// Octets of [`QueryKey::scope`].
+pub const SCOPE_LEN: usize = 5;
+const FIXED: usize = SCOPE_LEN + 4;
 const MAX_KEY: usize = FIXED + MAX_NAME;
 const DO: u8 = 1;
 const CD: u8 = 2;
@@ -77,6 +79,24 @@ impl QueryKey {
     /// The QNAME in lower case, in wire form.
     pub fn qname(&self) -> &[u8] {
         self.octets().get(FIXED..).unwrap_or(&[])
+    }
+
+    /// What of the key is not in the question: search list, DO, CD.
+    #[inline]
+    pub fn scope(&self) -> &[u8] {
+        self.octets.get(..SCOPE_LEN).unwrap_or(&[])
+    }
+
+    /// QTYPE and QCLASS, as they stand behind the QNAME of a question.
+    #[inline]
+    pub fn type_and_class(&self) -> &[u8] {
+        self.octets.get(SCOPE_LEN..FIXED).unwrap_or(&[])
+    }
+
+    /// The same key under another hash, as if the two collided.
+    #[cfg(test)]
+    pub fn with_hash(self, hash: u64) -> QueryKey {
+        QueryKey { hash, ..self }
     }
 
     /// The hash of [`Self::octets`].
