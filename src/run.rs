@@ -25,8 +25,7 @@ use crate::server::sockets::{self, BindError, WorkerSockets};
 use crate::server::stop;
 use crate::server::worker::{self, Job};
 use crate::upstream::admission::{Flights, Gate};
-use crate::upstream::health::{Endpoint, Server};
-use crate::upstream::zones::{Zone, Zones};
+use crate::upstream::zones::{Endpoints, Zones};
 use crate::upstream::{Upstreams, loops};
 
 /// Why a process could not serve.
@@ -169,32 +168,15 @@ fn addresses(sockets: &[WorkerSockets]) -> Vec<SocketAddr> {
 
 /// What the workers share, made from a configuration.
 pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
-    let mut servers: Vec<Arc<Server>> = Vec::new();
-    let mut server = |endpoint: &Endpoint| {
-        if let Some(known) = servers.iter().find(|server| server.endpoint == *endpoint) {
-            return Arc::clone(known);
-        }
-        let new = Arc::new(Server::new(servers.len(), *endpoint));
-        if loops::is_own(endpoint.addr, listening) {
-            new.health().is_ourselves();
-            crate::error!(
-                "upstream {} is this process itself; it is never asked. Name another server",
-                endpoint.addr
-            );
-        }
-        servers.push(Arc::clone(&new));
-        new
-    };
-    let zones = config.forward.iter().map(|forward| Zone {
-        name: forward.zone,
-        servers: forward.servers.iter().map(&mut server).collect(),
-    });
-    let zones = zones.collect();
+    let zones = Zones::new(config.forward.iter().map(|forward| forward.zone), listening.to_vec());
+    for forward in &config.forward {
+        zones.set(&forward.zone, &Endpoints { members: forward.servers.clone(), last_resort: vec![] });
+    }
     let hot_bytes = usize::try_from(config.cache_bytes / limits::HOT_PART).unwrap_or(usize::MAX);
     let size = Size { store_bytes: config.cache_bytes, hot_entries: limits::HOT_ENTRIES, hot_bytes };
     Shared {
         cache: Cache::new(size, Caps { positive: config.max_ttl, negative: config.max_negative_ttl }),
-        upstreams: Upstreams { zones: Zones::new(zones, servers), nonces: loops::Nonces::default() },
+        upstreams: Upstreams { zones, nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
         walks: Arc::new(Flights::default()),
         search: Search::new(config.search.clone(), config.suffixes.clone(), config.denial_cut),

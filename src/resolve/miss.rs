@@ -350,7 +350,7 @@ fn has_come_back(resolver: &Resolver, question: &Question) -> bool {
 
 /// Sends each server of a zone a name that nobody can guess; see [`crate::upstream::loops`].
 async fn look_for_loop(resolver: &Resolver, zone: &Zone) {
-    for server in &zone.servers {
+    for server in zone.servers().iter() {
         let label = resolver.shared.upstreams.nonces.issue(server, Instant::now(), rand::random());
         let Some(label) = label.filter(|_| zone.name.as_wire().len() + 33 <= 255) else { continue };
         let tail = [rtype::A.to_be_bytes(), CLASS_IN.to_be_bytes()].concat();

@@ -69,8 +69,9 @@ where
 
 async fn work(job: Job) -> io::Result<()> {
     let Job { sockets, shared, connections, cells, stop, notebook, requeries, listening } = job;
-    let carrier = Box::new(Outbound::new(shared.upstreams.zones.servers()));
-    let resolver = Rc::new(Resolver { shared, carrier, cells, notebook });
+    let outbound = Outbound::default();
+    tokio::task::spawn_local(keep_up(outbound.clone(), Arc::clone(&shared)));
+    let resolver = Rc::new(Resolver { shared, carrier: Box::new(outbound), cells, notebook });
     let in_flight = InFlight::default();
     if let Some(requeries) = requeries {
         tokio::task::spawn_local(miss::ask_again(Rc::clone(&resolver), requeries));
@@ -92,4 +93,12 @@ async fn work(job: Job) -> io::Result<()> {
     let _ = timeout(GRACE, in_flight.none()).await;
     tokio::time::sleep(Duration::from_millis(1)).await;
     Ok(())
+}
+
+/// Lets go of servers as they leave their zones.
+async fn keep_up(outbound: Outbound, shared: Arc<Shared>) {
+    let mut changes = shared.upstreams.zones.changes();
+    while changes.changed().await.is_ok() {
+        outbound.keep(&shared.upstreams.zones.servers());
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::health::{Server, Transport, TryFailure};
 use super::udp::{Arrival, Arrivals};
-use super::zones::Zone;
+use super::zones::{Servers, Zone};
 use super::{Carrier, Failure, Question, Ticket, matching};
 use crate::wire::answer::{Answer, Kind, lower_question};
 use crate::wire::edns;
@@ -39,12 +39,13 @@ const ARRIVALS: usize = 8;
 /// [`Failure`] where none of them gave an answer that could be passed on.
 pub async fn ask(carrier: &dyn Carrier, zone: &Zone, question: &Question) -> Result<Answer, Failure> {
     let start = Instant::now();
-    let servers = order(&zone.servers, start);
+    let servers = order(&zone.servers(), start);
     if servers.is_empty() {
         return Err(Failure::Loop);
     }
     let (exchange, mut arrived) = mpsc::channel(ARRIVALS);
-    let mut tries = Tries { carrier, question, servers, exchange, made: vec![], weak: None, refused: 0 };
+    let mut tries =
+        Tries { carrier, zone, question, servers, exchange, made: vec![], weak: None, refused: 0 };
     tries.make_next();
     let mut next_at = start + TRY_TIMEOUT;
     loop {
@@ -73,7 +74,7 @@ pub async fn ask(carrier: &dyn Carrier, zone: &Zone, question: &Question) -> Res
 }
 
 /// Sends one question to one server and waits a while for whatever comes of it; nobody reads the reply.
-pub async fn probe(carrier: &dyn Carrier, server: &Server, question: &[u8]) {
+pub async fn probe(carrier: &dyn Carrier, server: &Arc<Server>, question: &[u8]) {
     let (exchange, mut arrived) = mpsc::channel(1);
     let query = edns::upstream_query(0, question, false, false, false);
     server.asked(Transport::Udp);
@@ -83,9 +84,10 @@ pub async fn probe(carrier: &dyn Carrier, server: &Server, question: &[u8]) {
 }
 
 /// The servers in the order they are tried: of two at random the faster first, those that fail last, those that
-/// lead back here not at all.
-fn order(servers: &[Arc<Server>], now: Instant) -> Vec<Arc<Server>> {
-    let mut order: Vec<_> = servers.iter().filter(|server| !server.health().is_loop(now)).cloned().collect();
+/// lead back here not at all. A server of last resort comes third, or before those that fail.
+fn order(servers: &Servers, now: Instant) -> Vec<Arc<Server>> {
+    let may_ask = |server: &&Arc<Server>| !server.health().is_loop(now);
+    let mut order: Vec<_> = servers.members.iter().filter(may_ask).cloned().collect();
     for index in (1..order.len()).rev() {
         order.swap(index, rand::random_range(0..=index));
     }
@@ -98,6 +100,11 @@ fn order(servers: &[Arc<Server>], now: Instant) -> Vec<Arc<Server>> {
         if cost(second) < cost(first) {
             std::mem::swap(first, second);
         }
+    }
+    for resort in servers.last_resort.iter().filter(may_ask) {
+        let well = order.iter().take_while(|server| !server.health().is_avoided(now)).count();
+        let place = if resort.health().is_avoided(now) { order.len() } else { well.min(2) };
+        order.insert(place, Arc::clone(resort));
     }
     order
 }
@@ -138,6 +145,7 @@ impl Drop for Wait {
 
 struct Tries<'o> {
     carrier: &'o dyn Carrier,
+    zone: &'o Zone,
     question: &'o Question,
     servers: Vec<Arc<Server>>,
     exchange: mpsc::Sender<(usize, Arrival)>,
@@ -166,15 +174,27 @@ impl Tries<'_> {
         }
     }
 
-    /// Tries the next server in turn.
+    /// Tries the next server in turn. One that has left the zone meanwhile is asked nothing more.
     fn make_next(&mut self) {
         if !self.may_try() {
             return;
         }
         self.servers.rotate_left(usize::from(!self.made.is_empty()));
+        self.servers.retain(|server| self.zone.has(server));
+        if self.servers.is_empty() {
+            self.servers = order(&self.zone.servers(), Instant::now());
+        }
         if let Some(server) = self.servers.first().cloned() {
             let over = server.endpoint.transport;
             self.make(server, over, None);
+        }
+    }
+
+    /// Asks the server again in another way, or the next one where it has left the zone meanwhile.
+    fn make_again(&mut self, server: Arc<Server>, over: Transport, held: Option<Vec<u8>>) {
+        match self.zone.has(&server) {
+            true => self.make(server, over, held),
+            false => self.make_next(),
         }
     }
 
@@ -288,7 +308,7 @@ impl Tries<'_> {
         if self.asks_over_tcp(&server) {
             return Verdict::Wait;
         }
-        self.make(server, Transport::Tcp, Some(message));
+        self.make_again(server, Transport::Tcp, Some(message));
         Verdict::Wait
     }
 
@@ -309,7 +329,7 @@ impl Tries<'_> {
             made.open = false;
             server.health().answered(now - made.at);
             if !self.asks_over_tcp(&server) {
-                self.make(server, Transport::Tcp, None);
+                self.make_again(server, Transport::Tcp, None);
             }
             return Verdict::Wait;
         }
@@ -325,7 +345,7 @@ impl Tries<'_> {
             // RFC 6891 section 6.2.2: the server knows no EDNS; it is asked again without.
             server.health().lacks_edns(now);
             let over = made.over;
-            self.make(server, over, None);
+            self.make_again(server, over, None);
             return Verdict::Wait;
         }
         answer.settle_case();

@@ -1,7 +1,11 @@
 //! Exchanges under virtual time: which server is asked when, and what is made of what it says.
 
-use super::super::simulation::{Network, Seen, local, zones};
+use std::rc::Rc;
+
+use super::super::simulation::{Network, Seen, endpoint, local, zones};
+use super::super::zones::Endpoints;
 use super::*;
+use crate::wire::name::Name;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -20,7 +24,8 @@ struct Run {
 }
 
 async fn ask_once(network: &Network, servers: &[Arc<Server>]) -> Run {
-    let zone = Zone { name: crate::wire::name::Name::ROOT, servers: servers.to_vec() };
+    let servers = Servers { members: servers.to_vec(), last_resort: vec![] };
+    let zone = Zone::new(Name::ROOT, servers);
     let start = Instant::now();
     let before = network.seen().len();
     let result = ask(network, &zone, &question()).await;
@@ -28,7 +33,7 @@ async fn ask_once(network: &Network, servers: &[Arc<Server>]) -> Run {
 }
 
 fn servers(count: usize) -> Vec<Arc<Server>> {
-    zones(count).servers().to_vec()
+    zones(count).servers()
 }
 
 fn reply(after: u32, message: Vec<u8>) -> Vec<(Duration, Arrival)> {
@@ -221,6 +226,72 @@ async fn a_server_that_is_ourselves_is_never_asked() {
         }
         two[1].health().loops(Instant::now());
         assert_eq!(ask_once(&network, &two).await.result.unwrap_err(), Failure::Loop);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_left_is_asked_nothing_more_and_its_late_answer_is_taken() {
+    local(async {
+        let network = Network::new(|seen| if seen.server < 2 { reply(1500, seen.a(60)) } else { vec![] });
+        let zones = zones(2);
+        let (start, zone) = (Instant::now(), zones.find(Name::ROOT.as_wire()).unwrap());
+        let leave = async {
+            tokio::time::sleep(MS * 100).await;
+            zones.set(&Name::ROOT, &Endpoints { members: vec![endpoint(2)], last_resort: vec![] });
+        };
+        let question = question();
+        let (answer, ()) = tokio::join!(ask(&network, zone, &question), leave);
+        assert_eq!((answer.unwrap().kind, start.elapsed()), (Kind::Data, MS * 1500));
+        let asked: Vec<_> = network.seen().iter().map(|seen| seen.server).collect();
+        assert!(asked[0] < 2 && asked[1..] == [2, 2, 2, 2], "{asked:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_left_is_not_asked_over_tcp_either() {
+    local(async {
+        let zones = Rc::new(zones(1));
+        let of_the_script = Rc::clone(&zones);
+        let network = Network::new(move |seen| {
+            let members = vec![endpoint(1)];
+            of_the_script.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
+            reply(5, if seen.server == 0 { seen.reply(Flags::TC, [0; 3], &[]) } else { seen.a(60) })
+        });
+        let zone = zones.find(Name::ROOT.as_wire()).unwrap();
+        assert_eq!(ask(&network, zone, &question()).await.unwrap().kind, Kind::Data);
+        let asked: Vec<_> = network.seen().iter().map(|seen| (seen.server, seen.over)).collect();
+        assert_eq!(asked, [(0, Transport::Udp), (1, Transport::Udp)]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_resort_is_asked_third_or_before_those_that_fail() {
+    local(async {
+        let network = Network::new(|seen| if seen.server == 4 { reply(1, seen.a(60)) } else { vec![] });
+        let zones = zones(0);
+        let members = (0..4).map(endpoint).collect();
+        zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![endpoint(4)] });
+        let zone = zones.find(Name::ROOT.as_wire()).unwrap();
+        let took = async || {
+            let start = Instant::now();
+            assert_eq!(ask(&network, zone, &question()).await.unwrap().kind, Kind::Data);
+            start.elapsed()
+        };
+        assert_eq!(took().await, TRY_TIMEOUT * 2 + MS);
+        for member in &zone.servers().members {
+            (0..20).for_each(|_| member.failed(TryFailure::Timeout, Instant::now()));
+        }
+        assert_eq!(took().await, MS);
+        network.becomes(|seen| reply(1, seen.a(60)));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let before = network.seen().len();
+        for _ in 0..20 {
+            ask(&network, zone, &question()).await.unwrap();
+        }
+        assert!(network.seen()[before..].iter().all(|seen| seen.server != 4), "members share the questions");
     })
     .await;
 }

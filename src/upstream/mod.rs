@@ -16,6 +16,8 @@ pub mod udp;
 pub mod zones;
 
 use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -86,14 +88,14 @@ pub trait Carrier {
     /// What kept it from being sent.
     fn datagram(
         &self,
-        server: &Server,
+        server: &Arc<Server>,
         query: Vec<u8>,
         sent: &[u8],
         arrivals: Arrivals,
     ) -> io::Result<Ticket>;
 
     /// Asks over a stream; the reply matches.
-    fn stream(&self, server: &Server, query: Vec<u8>, sent: Vec<u8>) -> Reply;
+    fn stream(&self, server: &Arc<Server>, query: Vec<u8>, sent: Vec<u8>) -> Reply;
 }
 
 /// Ends the wait for a datagram's replies when it is dropped.
@@ -101,36 +103,50 @@ pub type Ticket = Box<dyn Any>;
 /// The reply over a stream, to come.
 pub type Reply = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>>>>;
 
-/// One worker's sockets and connections to the servers, by the servers' numbers.
+/// One worker's sockets and connections to the servers; a server's are made with its first question.
+#[derive(Clone, Default)]
 pub struct Outbound {
-    udp: Vec<udp::Pool>,
-    tcp: Vec<Rc<tcp::Client>>,
+    by_number: Rc<RefCell<HashMap<usize, Rc<Sockets>>>>,
+}
+
+/// What leads to one server.
+struct Sockets {
+    udp: udp::Pool,
+    tcp: tcp::Client,
+}
+
+impl Sockets {
+    fn new(server: &Server) -> Sockets {
+        let addr = server.endpoint.addr;
+        Sockets { udp: udp::Pool::new(addr), tcp: tcp::Client::new(addr) }
+    }
 }
 
 impl Outbound {
-    /// Nothing is open before the first question.
-    pub fn new(servers: &[Arc<Server>]) -> Outbound {
-        Outbound {
-            udp: servers.iter().map(|server| udp::Pool::new(server.endpoint.addr)).collect(),
-            tcp: servers.iter().map(|server| Rc::new(tcp::Client::new(server.endpoint.addr))).collect(),
-        }
+    /// Forgets all servers but these. What is open to one that is forgotten ends with the last question that waits there.
+    pub fn keep(&self, servers: &[Arc<Server>]) {
+        self.by_number.borrow_mut().retain(|number, _| servers.iter().any(|server| server.number == *number));
+    }
+
+    fn to(&self, server: &Server) -> Rc<Sockets> {
+        let mut all = self.by_number.borrow_mut();
+        Rc::clone(all.entry(server.number).or_insert_with(|| Rc::new(Sockets::new(server))))
     }
 }
 
 impl Carrier for Outbound {
     fn datagram(
         &self,
-        server: &Server,
+        server: &Arc<Server>,
         query: Vec<u8>,
         sent: &[u8],
         arrivals: Arrivals,
     ) -> io::Result<Ticket> {
-        let pool = self.udp.get(server.number).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(pool.send(query, sent, arrivals)?))
+        Ok(Box::new(self.to(server).udp.send(query, sent, arrivals)?))
     }
 
-    fn stream(&self, server: &Server, query: Vec<u8>, sent: Vec<u8>) -> Reply {
-        let client = self.tcp.get(server.number).cloned();
-        Box::pin(async move { client.ok_or(io::ErrorKind::NotFound)?.ask(&query, &sent).await })
+    fn stream(&self, server: &Arc<Server>, query: Vec<u8>, sent: Vec<u8>) -> Reply {
+        let sockets = self.to(server);
+        Box::pin(async move { sockets.tcp.ask(&query, &sent).await })
     }
 }

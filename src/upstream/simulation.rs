@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::health::{Endpoint, Server, Transport};
 use super::udp::{Arrival, Arrivals};
-use super::zones::{Zone, Zones};
+use super::zones::{Endpoints, Zones};
 use super::{Carrier, Reply, Ticket};
 use crate::wire::header::HEADER_LEN;
 use crate::wire::name::Name;
@@ -114,7 +114,13 @@ impl Drop for Tasks {
 }
 
 impl Carrier for Network {
-    fn datagram(&self, server: &Server, query: Vec<u8>, _: &[u8], arrivals: Arrivals) -> io::Result<Ticket> {
+    fn datagram(
+        &self,
+        server: &Arc<Server>,
+        query: Vec<u8>,
+        _: &[u8],
+        arrivals: Arrivals,
+    ) -> io::Result<Ticket> {
         let replies = self.carry(server, Transport::Udp, query);
         let task = |(after, arrival)| {
             let arrivals = arrivals.clone();
@@ -126,7 +132,7 @@ impl Carrier for Network {
         Ok(Box::new(Tasks(replies.into_iter().map(task).collect())))
     }
 
-    fn stream(&self, server: &Server, query: Vec<u8>, _: Vec<u8>) -> Reply {
+    fn stream(&self, server: &Arc<Server>, query: Vec<u8>, _: Vec<u8>) -> Reply {
         let first = self.carry(server, Transport::Tcp, query).into_iter().next();
         Box::pin(async move {
             match first {
@@ -145,12 +151,16 @@ impl Carrier for Network {
 
 /// Zones with one zone, the root, of so many servers.
 pub fn zones(servers: usize) -> Zones {
-    let server = |number| {
-        let addr = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 5000 + number as u16));
-        Arc::new(Server::new(number, Endpoint { transport: Transport::Udp, addr }))
-    };
-    let servers: Vec<_> = (0..servers).map(server).collect();
-    Zones::new(vec![Zone { name: Name::ROOT, servers: servers.clone() }], servers)
+    let zones = Zones::new([Name::ROOT], vec![]);
+    let members = (0..servers).map(endpoint).collect();
+    zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
+    zones
+}
+
+/// Where the server of this number is.
+pub fn endpoint(number: usize) -> Endpoint {
+    let addr = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 5000 + number as u16));
+    Endpoint { transport: Transport::Udp, addr }
 }
 
 /// Runs a test with local tasks.

@@ -105,6 +105,12 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.sockets.borrow().iter().for_each(|socket| socket.retire());
+    }
+}
+
 struct Try {
     sent: Box<[u8]>,
     arrivals: Arrivals,
@@ -162,6 +168,14 @@ impl Socket {
         });
     }
 
+    /// Takes no more questions, and ends as soon as none waits.
+    fn retire(&self) {
+        self.retired.set(true);
+        if self.waiting.borrow().is_empty() {
+            self.idle.notify_one();
+        }
+    }
+
     fn refused(&self, kind: io::ErrorKind) {
         self.waiting.borrow().values().for_each(|one| one.arrivals.tell(Arrival::Refused(kind)));
     }
@@ -171,15 +185,11 @@ impl Socket {
 async fn receive(socket: Rc<Socket>) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let retire = async {
-            match socket.retired.get() {
-                true => socket.idle.notified().await,
-                false => tokio::time::sleep_until(socket.born + MAX_AGE).await,
-            }
-        };
+        let too_old = tokio::time::sleep_until(socket.born + MAX_AGE);
         tokio::select! {
             ready = socket.io.ready(Interest::READABLE | Interest::ERROR) => if ready.is_err() { return },
-            () = retire => socket.retired.set(true),
+            () = too_old, if !socket.retired.get() => socket.retired.set(true),
+            () = socket.idle.notified() => {}
         }
         while let Ok(length) = socket.io.try_recv(&mut buffer) {
             socket.dispatch(buffer.get(..length).unwrap_or_default());
@@ -204,8 +214,44 @@ pub struct Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         self.socket.waiting.borrow_mut().remove(&self.id);
-        if self.socket.retired.get() && self.socket.waiting.borrow().is_empty() {
-            self.socket.idle.notify_one();
+        if self.socket.retired.get() {
+            self.socket.retire();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Weak;
+
+    use super::*;
+    use crate::upstream::simulation::local;
+
+    #[tokio::test]
+    async fn sockets_of_a_server_that_is_forgotten_last_as_long_as_a_question_waits() {
+        local(async {
+            let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let pool = Pool::new(server.local_addr().unwrap());
+            let (exchange, mut arrived) = mpsc::channel(1);
+            let question = b"\x00\x00\x01\x00\x01";
+            let query = crate::wire::edns::upstream_query(0, question, false, false, false);
+            let wait = pool.send(query, question, Arrivals { exchange, number: 7 }).unwrap();
+            let sockets: Vec<Weak<Socket>> = pool.sockets.borrow().iter().map(Rc::downgrade).collect();
+            drop(pool);
+
+            let mut buffer = [0; 512];
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            buffer[2] |= 0x80;
+            server.send_to(&buffer[..length], from).await.unwrap();
+            assert!(matches!(arrived.recv().await, Some((7, Arrival::Reply(_)))));
+            // Time stands still while this test is never idle: nothing goes for its age.
+            tokio::time::pause();
+            drop(wait);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(sockets.iter().all(|socket| socket.strong_count() == 0));
+        })
+        .await;
     }
 }

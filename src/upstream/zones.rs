@@ -1,56 +1,223 @@
 //! Which servers are asked for which names: the longest configured zone that holds the QNAME.
+//!
+//! Zones are fixed, their servers are not: whoever learns of others sets them, and every exchange reads the set when it
+//! chooses a server. A set is replaced as a whole and read without a lock. A server that is in no set any more is
+//! forgotten; questions that wait for it keep it until they end.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::health::Server;
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::health::{Endpoint, Server};
+use super::loops;
 use crate::wire::name::{Name, ancestors};
 
-/// A zone's servers.
+/// The servers of a zone at one time.
+#[derive(Clone, Default)]
+pub struct Servers {
+    /// Those that share its questions.
+    pub members: Vec<Arc<Server>>,
+    /// Those that are asked when two members have not answered, or all of them are known to fail.
+    pub last_resort: Vec<Arc<Server>>,
+}
+
+impl Servers {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.members.iter().chain(&self.last_resort)
+    }
+}
+
+/// A zone and its servers.
 pub struct Zone {
     /// The zone's name.
     pub name: Name,
-    /// Its servers, at least one.
-    pub servers: Vec<Arc<Server>>,
+    servers: ArcSwap<Servers>,
 }
 
-/// All zones, the root's among them.
+impl Zone {
+    /// A zone with these servers.
+    pub fn new(name: Name, servers: Servers) -> Zone {
+        Zone { name, servers: ArcSwap::from_pointee(servers) }
+    }
+
+    /// Its servers now.
+    pub fn servers(&self) -> Arc<Servers> {
+        self.servers.load_full()
+    }
+
+    /// True where the server is one of them now.
+    pub fn has(&self, server: &Server) -> bool {
+        self.servers.load().iter().any(|one| one.number == server.number)
+    }
+}
+
+/// Endpoints that become the servers of a zone, see [`Servers`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Those of the members.
+    pub members: Vec<Endpoint>,
+    /// Those of the servers of last resort.
+    pub last_resort: Vec<Endpoint>,
+}
+
+/// All zones, the root's among them, and all servers.
 pub struct Zones {
-    by_name: HashMap<Box<[u8]>, Arc<Zone>>,
+    by_name: HashMap<Box<[u8]>, Zone>,
+    known: Mutex<Known>,
+    listening: Vec<SocketAddr>,
+    changes: watch::Sender<()>,
+}
+
+/// Every server that a zone has; each endpoint is one server, whatever the number of its zones.
+#[derive(Default)]
+struct Known {
     servers: Vec<Arc<Server>>,
+    next_number: usize,
 }
 
 impl Zones {
-    /// Zones by their names; of two with one name the later counts.
-    pub fn new(zones: Vec<Zone>, servers: Vec<Arc<Server>>) -> Zones {
-        let key = |zone: &Zone| zone.name.to_lower().as_wire().into();
-        Zones { by_name: zones.into_iter().map(|zone| (key(&zone), Arc::new(zone))).collect(), servers }
+    /// Zones without servers yet, in a process that listens on these addresses.
+    pub fn new(names: impl IntoIterator<Item = Name>, listening: Vec<SocketAddr>) -> Zones {
+        let zone = |name: Name| (key(&name), Zone::new(name, Servers::default()));
+        Zones {
+            by_name: names.into_iter().map(zone).collect(),
+            known: Mutex::default(),
+            listening,
+            changes: watch::channel(()).0,
+        }
     }
 
     /// The zone with the longest name that is QNAME or above it; QNAME in lower case.
-    pub fn find(&self, qname: &[u8]) -> Option<&Arc<Zone>> {
+    pub fn find(&self, qname: &[u8]) -> Option<&Zone> {
         ancestors(qname).find_map(|suffix| self.by_name.get(suffix))
     }
 
-    /// Every server, in the order of their numbers.
-    pub fn servers(&self) -> &[Arc<Server>] {
-        &self.servers
+    /// All zones.
+    pub fn iter(&self) -> impl Iterator<Item = &Zone> {
+        self.by_name.values()
+    }
+
+    /// Every server that a zone has now, in the order of their numbers.
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        self.known().servers.clone()
+    }
+
+    /// Says when servers came or went.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Gives a zone these servers in place of those it has. What is known of a server is kept where it stays.
+    pub fn set(&self, name: &Name, endpoints: &Endpoints) {
+        let Some(zone) = self.by_name.get(&key(name)) else { return };
+        {
+            let mut known = self.known();
+            let mut servers = |of: &[Endpoint]| {
+                of.iter().map(|endpoint| known.server(endpoint, &self.listening)).collect::<Vec<_>>()
+            };
+            let set = Servers {
+                members: servers(&endpoints.members),
+                last_resort: servers(&endpoints.last_resort),
+            };
+            zone.servers.store(Arc::new(set));
+            known.servers.retain(|server| self.iter().any(|zone| zone.has(server)));
+        }
+        self.changes.send_replace(());
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(name: &Name) -> Box<[u8]> {
+    name.to_lower().as_wire().into()
+}
+
+impl Known {
+    fn server(&mut self, endpoint: &Endpoint, listening: &[SocketAddr]) -> Arc<Server> {
+        if let Some(known) = self.servers.iter().find(|server| server.endpoint == *endpoint) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(Server::new(self.next_number, *endpoint));
+        self.next_number += 1;
+        if loops::is_own(endpoint.addr, listening) {
+            new.health().is_ourselves();
+            crate::error!(
+                "upstream {} is this process itself; it is never asked. Name another server",
+                endpoint.addr
+            );
+        }
+        self.servers.push(Arc::clone(&new));
+        new
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::health::Transport;
+
+    fn name(text: &str) -> Name {
+        Name::from_text(text).unwrap()
+    }
+
+    fn endpoints(last: &[u8]) -> Endpoints {
+        let endpoint =
+            |last: &u8| Endpoint { transport: Transport::Udp, addr: ([192, 0, 2, *last], 53).into() };
+        Endpoints { members: last.iter().map(endpoint).collect(), last_resort: vec![] }
+    }
+
+    fn numbers(zones: &Zones) -> Vec<usize> {
+        zones.servers().iter().map(|server| server.number).collect()
+    }
 
     #[test]
     fn the_longest_zone_wins() {
-        let zone = |text: &str| Zone { name: Name::from_text(text).unwrap(), servers: vec![] };
-        let zones = Zones::new(vec![zone("."), zone("cluster.local"), zone("Svc.Cluster.Local")], vec![]);
-        let find =
-            |text: &str| zones.find(Name::from_text(text).unwrap().as_wire()).unwrap().name.to_string();
+        let zones = Zones::new([".", "cluster.local", "Svc.Cluster.Local"].map(name), vec![]);
+        let find = |text: &str| zones.find(name(text).as_wire()).unwrap().name.to_string();
         assert_eq!(find("a.default.svc.cluster.local"), "Svc.Cluster.Local.");
         assert_eq!(find("svc.cluster.local"), "Svc.Cluster.Local.");
         assert_eq!(find("pod.cluster.local"), "cluster.local.");
         assert_eq!(find("notcluster.local"), ".");
+    }
+
+    #[test]
+    fn a_server_that_stays_is_the_same_and_one_that_comes_back_is_new() {
+        let (zones, root) = (Zones::new([name(".")], vec![]), name("."));
+        zones.set(&root, &endpoints(&[1, 2]));
+        let before = zones.servers();
+        zones.set(&root, &endpoints(&[2, 3]));
+        assert_eq!(numbers(&zones), [1, 2]);
+        assert!(Arc::ptr_eq(&zones.servers()[0], &before[1]));
+        let zone = zones.find(root.as_wire()).unwrap();
+        assert!(zone.has(&before[1]) && !zone.has(&before[0]));
+        zones.set(&root, &endpoints(&[1]));
+        assert_eq!(numbers(&zones), [3], "numbers are not given twice");
+    }
+
+    #[test]
+    fn a_server_of_two_zones_is_one_and_stays_until_both_leave_it() {
+        let zones = Zones::new([".", "corp"].map(name), vec![]);
+        zones.set(&name("."), &endpoints(&[1]));
+        zones.set(&name("corp"), &endpoints(&[1, 2]));
+        assert_eq!(numbers(&zones), [0, 1]);
+        zones.set(&name("corp"), &endpoints(&[2]));
+        assert_eq!(numbers(&zones), [0, 1]);
+        zones.set(&name("."), &endpoints(&[2]));
+        assert_eq!(numbers(&zones), [1]);
+    }
+
+    #[test]
+    fn changes_are_told() {
+        let zones = Zones::new([name(".")], vec![]);
+        let told = zones.changes();
+        assert!(!told.has_changed().unwrap());
+        zones.set(&name("."), &endpoints(&[1]));
+        assert!(told.has_changed().unwrap());
     }
 }

@@ -35,8 +35,8 @@ use nodens::resolve::{Client, Resolver, Shared, cookie, miss};
 use nodens::search::list::Suffixes;
 use nodens::search::{Mode, Search};
 use nodens::upstream::admission::{Flights, Gate};
-use nodens::upstream::health::{Endpoint, Server, Transport};
-use nodens::upstream::zones::{Zone, Zones};
+use nodens::upstream::health::{Endpoint, Transport};
+use nodens::upstream::zones::{Endpoints, Zones};
 use nodens::upstream::{Upstreams, loops};
 use nodens::wire::header::Header;
 use nodens::wire::name::Name;
@@ -63,16 +63,14 @@ impl Node {
         let name = |text| Name::from_text(text).unwrap();
         let hosts = [name("corp.internal"), name("ec2.internal")];
         let addr = SocketAddr::from(([192, 0, 2, 53], 53));
-        let server = Arc::new(Server::new(0, Endpoint { transport: Transport::Udp, addr }));
-        let zone = Zone { name: Name::ROOT, servers: vec![Arc::clone(&server)] };
+        let zones = Zones::new([Name::ROOT], vec![]);
+        let members = vec![Endpoint { transport: Transport::Udp, addr }];
+        zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
         let caps = Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600) };
         let size = Size { store_bytes: 1 << 20, hot_entries: 256, hot_bytes: 1 << 18 };
         let shared = Arc::new(Shared {
             cache: Cache::new(size, caps),
-            upstreams: Upstreams {
-                zones: Zones::new(vec![zone], vec![server]),
-                nonces: loops::Nonces::default(),
-            },
+            upstreams: Upstreams { zones, nonces: loops::Nonces::default() },
             flights: Arc::new(Flights::default()),
             walks: Arc::new(Flights::default()),
             search: Search::new(mode, Suffixes::new(name(ZONE), &hosts).unwrap(), false),

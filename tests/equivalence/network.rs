@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nodens::upstream::health::Server;
@@ -100,7 +101,7 @@ impl Network {
 }
 
 impl Carrier for Network {
-    fn datagram(&self, _: &Server, query: Vec<u8>, _: &[u8], arrivals: Arrivals) -> io::Result<Ticket> {
+    fn datagram(&self, _: &Arc<Server>, query: Vec<u8>, _: &[u8], arrivals: Arrivals) -> io::Result<Ticket> {
         let reply = self.reply(&query, false);
         Ok(Box::new(Task(tokio::task::spawn_local(async move {
             if let Some(reply) = reply {
@@ -110,7 +111,7 @@ impl Carrier for Network {
         }))))
     }
 
-    fn stream(&self, _: &Server, query: Vec<u8>, _: Vec<u8>) -> Reply {
+    fn stream(&self, _: &Arc<Server>, query: Vec<u8>, _: Vec<u8>) -> Reply {
         let reply = self.reply(&query, true);
         Box::pin(async move {
             tokio::time::sleep(ROUND_TRIP).await;
