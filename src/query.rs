@@ -82,9 +82,9 @@ pub fn read(packet: &[u8]) -> Result<Query<'_>, Rejection<'_>> {
     if header.questions != 1 {
         return Err(without_one_question(packet, &header, asked));
     }
-    let formerr = Rejection::Reply(asked, Rcode::FORMERR);
-    let question = Question::read(packet).ok_or(formerr)?;
-    asked.edns = read_edns(packet, &header, &question).map_err(|Unreadable| formerr)?;
+    let formerr = move || Rejection::Reply(asked, Rcode::FORMERR);
+    let question = Question::read(packet).ok_or_else(formerr)?;
+    asked.edns = read_edns(packet, &header, &question).map_err(|Unreadable| formerr())?;
     asked.question = question.octets;
     match refusal(&question, asked.edns) {
         Some(rcode) => Err(Rejection::Reply(asked, rcode)),

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use crate::query::Query;
-use crate::wire::name::MAX_NAME;
+use crate::wire::name::{MAX_NAME, make_lower};
 use crate::wire::question::Question;
 
 /// Whether an answer is literal or what a search ends with. The namespace it is for is part of QNAME.
@@ -48,26 +48,24 @@ impl QueryKey {
         list: SearchListId,
         hasher: &KeyHasher,
     ) -> QueryKey {
-        let mut key = QueryKey { len: 0, hash: 0, octets: [0; MAX_KEY] };
+        let mut key = QueryKey { len: FIXED as u16, hash: 0, octets: [0; MAX_KEY] };
         let bits = if dnssec_ok { DO } else { 0 } | if checking_disabled { CD } else { 0 };
-        key.push(&[bits]);
-        key.push(&list.0.to_be_bytes());
-        key.push(&question.qtype.to_be_bytes());
-        key.push(&question.qclass.to_be_bytes());
-        key.push(question.qname());
-        // A type is no letter: only the name is lowered.
-        let end = usize::from(key.len);
-        key.octets.get_mut(FIXED..end).unwrap_or_default().make_ascii_lowercase();
+        let ([l0, l1, l2, l3], [t0, t1], [c0, c1]) =
+            (list.0.to_be_bytes(), question.qtype.to_be_bytes(), question.qclass.to_be_bytes());
+        let fixed: [u8; FIXED] = [bits, l0, l1, l2, l3, t0, t1, c0, c1];
+        let qname = question.qname();
+        // A question's name is at most MAX_NAME octets, so that it always has its place.
+        if let Some((place, rest)) = key.octets.split_first_chunk_mut::<FIXED>()
+            && let Some(name) = rest.get_mut(..qname.len())
+        {
+            *place = fixed;
+            name.copy_from_slice(qname);
+            // A type is no letter: only the name is lowered.
+            make_lower(name);
+            key.len += qname.len() as u16;
+        }
         key.hash = hasher.hash(key.octets());
         key
-    }
-
-    fn push(&mut self, octets: &[u8]) {
-        let at = usize::from(self.len);
-        if let Some(place) = self.octets.get_mut(at..at + octets.len()) {
-            place.copy_from_slice(octets);
-            self.len += octets.len() as u16;
-        }
     }
 
     /// The key as octets.

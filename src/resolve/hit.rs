@@ -78,7 +78,7 @@ impl Resolver {
         query.asked.server_cookie = self.server_cookie(&query.asked, client, batch);
         let out = within(out, &query.asked, client.proto);
 
-        let searched = match self.shared.search.step(&query, client.ip(), batch.now) {
+        let searched = match batch.search.step(&query, client.ip(), batch.now) {
             Some((step, standing)) => self.searched(&query, &step, standing, client, batch),
             None => Searched::Literally,
         };
@@ -92,7 +92,7 @@ impl Resolver {
         }
         let note = |entry: &Entry| {
             let denied = entry.kind() == Kind::NxDomain;
-            self.note(&query.question, denied, client.ip(), batch.now_us, batch.now_us);
+            self.note(&batch.search, &query.question, denied, client.ip(), batch.now_us, batch.now_us);
         };
         if let Some(entry) = batch.pin.get(&key, batch.now) {
             note(entry);
@@ -145,7 +145,7 @@ impl Resolver {
                 }
                 Role::Answer | Role::Literal | Role::Bar => literally(),
             },
-            None if search.suffixes().may_compose(step) => match standing {
+            None if batch.search.suffixes().may_compose(step) => match standing {
                 // Its client has to be seen searching again: with this base, unless somebody is midway in its look-up.
                 Standing::Due { patient } if !patient || !search.composed_lately(step.qname(), batch.now) => {
                     literally()

@@ -99,7 +99,8 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
                 qclass: CLASS_IN,
             };
             let denied = entry.kind() == Kind::NxDomain;
-            resolver.note(&question, denied, client, miss.asked_us, shared.clock.now_us());
+            let pin = shared.search.pin();
+            resolver.note(&pin, &question, denied, client, miss.asked_us, shared.clock.now_us());
             reply_with(&resolver, &miss, &entry)
         }
         Err(refusal) => {

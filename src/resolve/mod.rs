@@ -17,8 +17,8 @@ use crate::cache::ttl::Moment;
 use crate::clock::Clock;
 use crate::observe::cells::Cells;
 use crate::query::{Family, Proto};
-use crate::search::Search;
 use crate::search::learner::Note;
+use crate::search::{Search, SearchPin};
 use crate::upstream::admission::{Flights, Gate};
 use crate::upstream::{Carrier, Upstreams};
 use crate::wire::question::Question;
@@ -75,9 +75,10 @@ impl Client {
     }
 }
 
-/// What a batch of queries shares: one pin of the hot level and one reading of the clock.
+/// What a batch of queries shares: one pin of what it is looked up in and one reading of the clock.
 pub struct Batch<'s> {
     pin: HotPin<'s>,
+    search: SearchPin<'s>,
     now: Moment,
     now_us: u64,
 }
@@ -87,14 +88,23 @@ impl Resolver {
     #[inline]
     pub fn batch(&self) -> Batch<'_> {
         let now_us = self.shared.clock.now_us();
-        Batch { pin: self.shared.cache.pin(), now: Moment(now_us / 1000), now_us }
+        let (pin, search) = (self.shared.cache.pin(), self.shared.search.pin());
+        Batch { pin, search, now: Moment(now_us / 1000), now_us }
     }
 
     /// Notes a question that was answered, where it may show its client's search list.
     #[inline]
-    fn note(&self, question: &Question<'_>, denied: bool, client: IpAddr, asked_us: u64, answered_us: u64) {
+    fn note(
+        &self,
+        search: &SearchPin<'_>,
+        question: &Question<'_>,
+        denied: bool,
+        client: IpAddr,
+        asked_us: u64,
+        answered_us: u64,
+    ) {
         if let Some(notebook) = &self.notebook
-            && self.shared.search.wants_note(question, denied, client, Moment(answered_us / 1000))
+            && search.wants_note(question, denied, client, Moment(answered_us / 1000))
         {
             let (qname, qtype) = (question.qname(), question.qtype);
             notebook.add(Note::new(qname, qtype, denied, client, asked_us, answered_us));

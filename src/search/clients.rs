@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use papaya::{HashMap, HashSet};
+use papaya::{HashMap, HashMapRef, HashSet, LocalGuard};
 
 use super::recent::Recent;
 use crate::cache::ttl::Moment;
@@ -107,9 +107,11 @@ impl View {
     }
 }
 
+type Views = HashMap<IpAddr, Arc<View>, RandomState>;
+
 /// All addresses.
 pub struct Clients {
-    views: HashMap<IpAddr, Arc<View>, RandomState>,
+    views: Views,
     searched: HashSet<Box<[u8]>, RandomState>,
     walking: Recent,
 }
@@ -125,12 +127,22 @@ impl Default for Clients {
     }
 }
 
-impl Clients {
+/// Look-ups under one pin.
+pub struct ClientsPin<'c>(HashMapRef<'c, IpAddr, Arc<View>, RandomState, LocalGuard<'c>>);
+
+impl ClientsPin<'_> {
     /// Where an address stands with a namespace.
     #[inline]
     pub fn standing(&self, address: IpAddr, namespace: &[u8], now: Moment) -> Standing {
-        let views = self.views.pin();
-        views.get(&address).map_or(Standing::Unknown, |view| view.standing(namespace, now))
+        self.0.get(&address).map_or(Standing::Unknown, |view| view.standing(namespace, now))
+    }
+}
+
+impl Clients {
+    /// Pins what is known for a batch of look-ups.
+    #[inline]
+    pub fn pin(&self) -> ClientsPin<'_> {
+        ClientsPin(self.views.pin())
     }
 
     /// Takes note that an address has begun a walk: its further questions are steps of it.
@@ -204,10 +216,10 @@ mod tests {
             literal_until: Moment(0),
         };
         clients.publish(address, View { shared: false, lists: vec![list] });
-        assert_eq!(clients.standing(address, b"shop", now), Standing::Proven);
+        assert_eq!(clients.pin().standing(address, b"shop", now), Standing::Proven);
         assert!(clients.is_searched(b"Shop") && !clients.is_searched(b"prod"));
         assert_eq!(clients.count(now), (1, 1));
         clients.forget(address);
-        assert_eq!(clients.standing(address, b"shop", now), Standing::Unknown);
+        assert_eq!(clients.pin().standing(address, b"shop", now), Standing::Unknown);
     }
 }

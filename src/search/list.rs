@@ -1,6 +1,6 @@
 //! Names taken apart by suffix, and the rules for which of them may be composed; all of it pure.
 
-use crate::wire::name::{Name, is_at_or_under, labels};
+use crate::wire::name::{Name, is_any_case_of, is_at_or_under, labels};
 
 /// Candidates inside the cluster: `B.svc.Z` and `B.Z`.
 pub const CLUSTER_CANDIDATES: usize = 2;
@@ -128,7 +128,7 @@ impl Suffixes {
     pub fn step<'q>(&self, qname: &'q [u8]) -> Option<Step<'q>> {
         let suffix = self.svc.as_wire();
         let suffix_at = qname.len().checked_sub(suffix.len())?;
-        if !qname.get(suffix_at..)?.eq_ignore_ascii_case(suffix) {
+        if !is_any_case_of(qname.get(suffix_at..)?, suffix) {
             return None;
         }
         // The suffix counts only where a label begins.
@@ -177,7 +177,7 @@ impl Suffixes {
     #[inline]
     pub fn is_in_zone(&self, qname: &[u8]) -> bool {
         let at = qname.len().checked_sub(self.zone.as_wire().len());
-        at.and_then(|at| qname.get(at..)).is_some_and(|tail| tail.eq_ignore_ascii_case(self.zone.as_wire()))
+        at.and_then(|at| qname.get(at..)).is_some_and(|tail| is_any_case_of(tail, self.zone.as_wire()))
     }
 
     /// The zone of the cluster.

@@ -31,7 +31,7 @@ use crate::wire::answer::Kind;
 use crate::wire::iana::rtype;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
-use clients::{Clients, Standing};
+use clients::{Clients, ClientsPin, Standing};
 use list::{Step, Suffixes};
 use recent::Recent;
 
@@ -69,6 +69,14 @@ pub struct Search {
     existed: Cache<Box<[u8]>, ()>,
     decisions: Cache<Box<[u8]>, Decided>,
     cut: Option<Cut>,
+}
+
+/// What a batch of queries is held against: the suffixes as they were when it began, and one pin of what is known of
+/// addresses.
+pub struct SearchPin<'s> {
+    search: &'s Search,
+    suffixes: Guard<Arc<Suffixes>>,
+    clients: ClientsPin<'s>,
 }
 
 /// The denial cut, where it is switched on.
@@ -157,57 +165,10 @@ impl Search {
         &self.clients
     }
 
-    /// The query as the first step of a search, and where its client stands with the namespace, if it may be one.
-    ///
-    /// What is not an address of class IN asked of a recursive server by a client that leaves validation to others
-    /// comes from no search list.
+    /// Holds what is known in place for a batch of queries.
     #[inline]
-    pub fn step<'q>(&self, query: &Query<'q>, client: IpAddr, now: Moment) -> Option<(Step<'q>, Standing)> {
-        let addresses = matches!(query.question.qtype, rtype::A | rtype::AAAA);
-        if self.mode == Mode::Off
-            || !addresses
-            || !query.recursion_desired()
-            || query.dnssec_ok()
-            || query.checking_disabled()
-        {
-            return None;
-        }
-        let step = self.suffixes().step(query.question.qname()).filter(|step| step.labels() > 1)?;
-        let standing = match &self.mode {
-            Mode::Static(own) if own.eq_ignore_ascii_case(step.namespace()) => Standing::Proven,
-            Mode::Static(_) | Mode::Off => return None,
-            Mode::Learn => self.clients.standing(client, step.namespace(), now),
-        };
-        Some((step, standing))
-    }
-
-    /// True where an answered question may show its client's search list, and that has still to be learned, or that its
-    /// client waits for a service.
-    #[inline]
-    pub fn wants_note(&self, question: &Question<'_>, denied: bool, client: IpAddr, now: Moment) -> bool {
-        if !matches!(question.qtype, rtype::A | rtype::AAAA) {
-            return false;
-        }
-        let suffixes = self.suffixes();
-        let in_zone = suffixes.is_in_zone(question.qname());
-        if in_zone && self.is_poll(question.qname(), denied) {
-            return true;
-        }
-        if self.mode != Mode::Learn {
-            return false;
-        }
-        if !in_zone || !denied {
-            // In the cluster only denials lead on; outside any answer may be to the last step.
-            return !in_zone && self.clients.is_walking(client, now);
-        }
-        if let Some(step) = suffixes.step(question.qname()) {
-            let standing = self.clients.standing(client, step.namespace(), now);
-            if matches!(standing, Standing::Unknown | Standing::Due { .. }) {
-                self.clients.walks(client, now);
-                return true;
-            }
-        }
-        self.clients.is_walking(client, now)
+    pub fn pin(&self) -> SearchPin<'_> {
+        SearchPin { search: self, suffixes: self.suffixes(), clients: self.clients.pin() }
     }
 
     /// True where search lists are learned.
@@ -293,5 +254,65 @@ impl Search {
     /// Takes note that a client was given the literal answer to a step.
     pub fn left_literal(&self, client: IpAddr, qname: &[u8], now: Moment) {
         self.recent.note(client, qname, now);
+    }
+}
+
+impl SearchPin<'_> {
+    /// Taking names apart.
+    #[inline]
+    pub fn suffixes(&self) -> &Suffixes {
+        &self.suffixes
+    }
+
+    /// The query as the first step of a search, and where its client stands with the namespace, if it may be one.
+    ///
+    /// What is not an address of class IN asked of a recursive server by a client that leaves validation to others
+    /// comes from no search list.
+    #[inline]
+    pub fn step<'q>(&self, query: &Query<'q>, client: IpAddr, now: Moment) -> Option<(Step<'q>, Standing)> {
+        let addresses = matches!(query.question.qtype, rtype::A | rtype::AAAA);
+        if self.search.mode == Mode::Off
+            || !addresses
+            || !query.recursion_desired()
+            || query.dnssec_ok()
+            || query.checking_disabled()
+        {
+            return None;
+        }
+        let step = self.suffixes.step(query.question.qname()).filter(|step| step.labels() > 1)?;
+        let standing = match &self.search.mode {
+            Mode::Static(own) if own.eq_ignore_ascii_case(step.namespace()) => Standing::Proven,
+            Mode::Static(_) | Mode::Off => return None,
+            Mode::Learn => self.clients.standing(client, step.namespace(), now),
+        };
+        Some((step, standing))
+    }
+
+    /// True where an answered question may show its client's search list, and that has still to be learned, or that its
+    /// client waits for a service.
+    #[inline]
+    pub fn wants_note(&self, question: &Question<'_>, denied: bool, client: IpAddr, now: Moment) -> bool {
+        if !matches!(question.qtype, rtype::A | rtype::AAAA) {
+            return false;
+        }
+        let learns = self.search.mode == Mode::Learn;
+        let is_walking = || learns && self.search.clients.is_walking(client, now);
+        if !denied {
+            // In the cluster only denials lead on; outside any answer may be to the last step.
+            return is_walking() && !self.suffixes.is_in_zone(question.qname());
+        }
+        let Some(step) = self.suffixes.step(question.qname()) else { return is_walking() };
+        if step.labels() == 1 {
+            // Its client may wait for this service.
+            return true;
+        }
+        if learns {
+            let standing = self.clients.standing(client, step.namespace(), now);
+            if matches!(standing, Standing::Unknown | Standing::Due { .. }) {
+                self.search.clients.walks(client, now);
+                return true;
+            }
+        }
+        is_walking()
     }
 }

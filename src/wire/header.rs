@@ -1,7 +1,6 @@
 //! The twelve octets every message begins with (RFC 1035 section 4.1.1, bits AD and CD by RFC 4035).
 
 use super::iana::Rcode;
-use super::u16_at;
 
 /// Length of a message header in octets.
 pub const HEADER_LEN: usize = 12;
@@ -66,13 +65,16 @@ impl Header {
     /// Reads the header, or nothing where the message is shorter than one.
     #[inline]
     pub fn read(message: &[u8]) -> Option<Header> {
+        // One check of the length in place of six.
+        let &[i0, i1, f0, f1, q0, q1, a0, a1, n0, n1, d0, d1] = message.first_chunk::<HEADER_LEN>()?;
+        let word = |high, low| u16::from_be_bytes([high, low]);
         Some(Header {
-            id: u16_at(message, 0)?,
-            flags: Flags(u16_at(message, 2)?),
-            questions: u16_at(message, 4)?,
-            answers: u16_at(message, 6)?,
-            authorities: u16_at(message, 8)?,
-            additionals: u16_at(message, 10)?,
+            id: word(i0, i1),
+            flags: Flags(word(f0, f1)),
+            questions: word(q0, q1),
+            answers: word(a0, a1),
+            authorities: word(n0, n1),
+            additionals: word(d0, d1),
         })
     }
 

@@ -143,9 +143,46 @@ impl Name {
 
     /// The same name with its ASCII letters lowered, the form that keys are made of.
     pub fn to_lower(mut self) -> Name {
-        self.octets.make_ascii_lowercase();
+        make_lower(&mut self.octets);
         self
     }
+}
+
+/// Lowers the ASCII letters of octets, eight at a time.
+///
+/// Names are lowered whole: a length octet is at most 63 and so none of the letters, which begin at 65.
+#[inline]
+pub fn make_lower(octets: &mut [u8]) {
+    let (words, rest) = octets.as_chunks_mut::<8>();
+    for word in words {
+        *word = lower_word(u64::from_ne_bytes(*word)).to_ne_bytes();
+    }
+    rest.make_ascii_lowercase();
+}
+
+/// True where octets are `lower` in any case, eight at a time; `lower` is in lower case.
+#[inline]
+pub fn is_any_case_of(octets: &[u8], lower: &[u8]) -> bool {
+    let ((words, rest), (lower_words, lower_rest)) = (octets.as_chunks::<8>(), lower.as_chunks::<8>());
+    let same = |(word, lower): (&[u8; 8], &[u8; 8])| {
+        lower_word(u64::from_ne_bytes(*word)) == u64::from_ne_bytes(*lower)
+    };
+    octets.len() == lower.len()
+        && words.iter().zip(lower_words).all(same)
+        && rest.eq_ignore_ascii_case(lower_rest)
+}
+
+/// Eight octets with their ASCII letters lowered.
+#[inline]
+fn lower_word(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const TOP: u64 = 0x80 * EACH;
+    // The top bit of each octet of a sum says that its seven low bits reach 'A', or pass 'Z'; no sum carries into the next.
+    let low_bits = word & !TOP;
+    let from_a = low_bits + (0x80 - b'A' as u64) * EACH;
+    let past_z = low_bits + (0x7f - b'Z' as u64) * EACH;
+    let upper = (from_a ^ past_z) & !word & TOP;
+    word | upper >> 2
 }
 
 /// The octet behind a backslash: three digits are its value, anything else is itself.
@@ -284,6 +321,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn letters_are_lowered_as_the_standard_library_does(octets in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut lowered = octets.clone();
+            make_lower(&mut lowered);
+            prop_assert_eq!(&lowered, &octets.to_ascii_lowercase());
+            prop_assert!(is_any_case_of(&octets, &lowered));
+            let another = [&lowered[..], b"a"].concat();
+            prop_assert!(!is_any_case_of(&octets, &another));
+            for at in 0..lowered.len() {
+                lowered[at] ^= 0x80;
+                prop_assert!(!is_any_case_of(&octets, &lowered));
+                lowered[at] ^= 0x80;
+            }
+        }
+
         #[test]
         fn shown_names_read_back(labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..9)) {
             let mut wire: Vec<u8> = labels.iter().flat_map(|l| [&[l.len() as u8][..], l].concat()).collect();
