@@ -3,17 +3,20 @@
 //! `cargo bench --bench instructions` (needs valgrind and `gungraun-runner`) fails where a count is more than a tenth above
 //! the one recorded here; whoever makes a way shorter records the new count with the change that did it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+// The macros of the harness end the process by themselves.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
 
 mod fixture;
 
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig};
 
 use fixture::{Crowd, NAMES, crowd, filled, key, name, query as packet_for};
+use nodens::cache::entry::Entry;
 use nodens::cache::key::{QueryKey, SearchListId};
 use nodens::query::{self, Proto};
 use nodens::resolve::hit::Outcome;
@@ -42,13 +45,18 @@ fn packets(edns: bool) -> Vec<Vec<u8>> {
 fn keys() -> (Resolver, Vec<QueryKey>) {
     let (resolver, packets) = filled(true);
     let keys = packets.iter().take(BATCH).map(|packet| key(&resolver, packet)).collect();
+    let (resolver, ..) = warm((resolver, vec![client()], packets));
     (resolver, keys)
 }
 
-fn one_client(hot: bool) -> Packets {
-    let (resolver, packets) = filled(hot);
-    let client = Client { addr: SocketAddr::from(([127, 0, 0, 1], 4000)), proto: Proto::Udp };
-    (resolver, vec![client], packets)
+fn entry() -> (Vec<u8>, Arc<Entry>) {
+    let (resolver, keys) = keys();
+    let entry = resolver.shared.cache.peek(&keys[0], resolver.shared.clock.now()).unwrap();
+    (packet_for(&name(0), false), entry)
+}
+
+fn client() -> Client {
+    Client { addr: SocketAddr::from(([127, 0, 0, 1], 4000)), proto: Proto::Udp }
 }
 
 /// The second look-up is the first that is hot, and the first of a batch that finds everything in place.
@@ -57,12 +65,13 @@ fn warm(packets: Packets) -> Packets {
     packets
 }
 
-fn learned(of: fn(Crowd) -> (Resolver, Vec<Client>, Vec<Vec<u8>>)) -> Packets {
+fn learned(of: fn(Crowd) -> Packets) -> Packets {
     warm(of(crowd(Mode::Learn, SearchListId::SEARCHED)))
 }
 
 fn hot() -> Packets {
-    warm(one_client(true))
+    let (resolver, packets) = filled(true);
+    warm((resolver, vec![client()], packets))
 }
 
 fn services() -> Packets {
@@ -88,15 +97,15 @@ fn answer_all((resolver, clients, packets): &Packets) -> usize {
         .count()
 }
 
-#[library_benchmark(config = at_most(3800))]
-#[bench::plain(packets(false))]
-#[bench::edns(packets(true))]
+#[library_benchmark]
+#[bench::plain(args = (packets(false)), config = at_most(9478))]
+#[bench::edns(args = (packets(true)), config = at_most(13478))]
 fn parse(packets: Vec<Vec<u8>>) -> usize {
     packets.iter().filter(|packet| query::read(black_box(packet)).is_ok()).count()
 }
 
-#[library_benchmark(config = at_most(3800))]
-#[bench::hot(keys())]
+#[library_benchmark]
+#[bench::hot(args = (keys()), config = at_most(3500))]
 fn look_up((resolver, keys): (Resolver, Vec<QueryKey>)) -> (usize, Resolver) {
     let now = resolver.shared.clock.now();
     let found = {
@@ -106,21 +115,19 @@ fn look_up((resolver, keys): (Resolver, Vec<QueryKey>)) -> (usize, Resolver) {
     (found, resolver)
 }
 
-#[library_benchmark(config = at_most(3800))]
-#[bench::two_addresses(keys())]
-fn write_reply((resolver, keys): (Resolver, Vec<QueryKey>)) -> (usize, Resolver) {
-    let packet = packet_for(&name(0), false);
+#[library_benchmark]
+#[bench::two_addresses(args = (entry()), config = at_most(7236))]
+fn write_reply((packet, entry): (Vec<u8>, Arc<Entry>)) -> (usize, Arc<Entry>) {
     let (asked, mut out) = (query::read(&packet).unwrap().asked, [0; 1232]);
-    let entry = resolver.shared.cache.peek(&keys[0], resolver.shared.clock.now()).unwrap();
     let written = (0..BATCH).map(|_| reply::write(&mut out, black_box(&asked), &entry.said(), 7)).sum();
-    (written, resolver)
+    (written, entry)
 }
 
-#[library_benchmark(config = at_most(38000))]
-#[bench::without_lists(hot())]
-#[bench::services(services())]
-#[bench::bare_names(bare_names())]
-#[bench::composed(steps())]
+#[library_benchmark]
+#[bench::without_lists(args = (hot()), config = at_most(37677))]
+#[bench::services(args = (services()), config = at_most(44312))]
+#[bench::bare_names(args = (bare_names()), config = at_most(38007))]
+#[bench::composed(args = (steps()), config = at_most(52798))]
 fn whole_hits(packets: Packets) -> (usize, Packets) {
     let answered = black_box(answer_all(&packets));
     (answered, packets)

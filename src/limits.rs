@@ -120,6 +120,7 @@ pub fn sums(of: &Settings) -> Vec<Line> {
         line("look-ups left to their clients", 2 * 65_536, 8),
         line("addresses whose search lists are learned", 4096, 8 * KIB),
         line("questions noted for that", of.workers * 1024, 320),
+        line("last answers", of.workers * 4096, 128),
         line("services that are waited for", 1024, 400),
         line("client buckets", 3 * 4096, 8),
         line("threads", of.workers + OTHER_THREADS, WORKER_BYTES),

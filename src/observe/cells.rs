@@ -1,9 +1,11 @@
-//! Counters of one worker: plain cells that only it writes, so that a hit touches no line another worker writes.
+//! Counters of one worker, and its last answers: plain cells that only it writes, so that a hit touches no line another
+//! worker writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ring::{Answered, Ring};
 use crate::query::{Family, Proto};
-use crate::wire::iana::{Rcode, rtype};
+use crate::wire::iana::rtype;
 
 /// Types with a counter of their own; all others share the last. The set bounds the metric's labels.
 pub const TYPES: [(u16, &str); 16] = [
@@ -80,6 +82,8 @@ pub struct Cells {
     responses: [AtomicU64; RCODES],
     events: [AtomicU64; EVENTS],
     saved: AtomicU64,
+    /// Its last answers.
+    pub ring: Ring,
 }
 
 fn query_cell(proto: Proto, family: Family, place: usize) -> usize {
@@ -102,6 +106,7 @@ impl Default for Cells {
             responses: std::array::from_fn(zero),
             events: std::array::from_fn(zero),
             saved: AtomicU64::new(0),
+            ring: Ring::default(),
         }
     }
 }
@@ -118,10 +123,11 @@ impl Cells {
         bump(self.queries.get(query_cell(proto, family, place)));
     }
 
-    /// Counts a response.
+    /// Counts an answer by its code, and notes it.
     #[inline]
-    pub fn response(&self, rcode: Rcode) {
-        bump(self.responses.get(usize::from(rcode.0).min(RCODES - 1)));
+    pub fn answered(&self, answered: &Answered<'_>) {
+        bump(self.responses.get(usize::from(answered.rcode.0).min(RCODES - 1)));
+        self.ring.write(answered);
     }
 
     /// Counts an event.

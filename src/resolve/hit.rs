@@ -9,6 +9,7 @@ use crate::cache::Level;
 use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
 use crate::observe::cells::Event;
+use crate::observe::ring::From;
 use crate::query::{self, Proto, Query, Rejection};
 use crate::search::clients::Standing;
 use crate::search::list::Step;
@@ -71,7 +72,7 @@ impl Resolver {
             Err(Rejection::Reply(mut asked, rcode)) => {
                 self.cells.query(client.proto, client.family(), 0);
                 asked.server_cookie = self.server_cookie(&asked, client, batch);
-                return self.refuse(out, &asked, rcode);
+                return self.refuse(out, &asked, rcode, client, batch);
             }
         };
         self.cells.query(client.proto, client.family(), query.question.qtype);
@@ -83,7 +84,7 @@ impl Resolver {
             None => Searched::Literally,
         };
         if let Searched::Found(level, entry) = &searched {
-            return self.hit(out, &query.asked, entry, *level, batch);
+            return self.hit(out, &query.asked, entry, *level, client, batch);
         }
         let key = QueryKey::new(&query, SearchListId::LITERAL, self.shared.cache.hasher());
         if matches!(searched, Searched::Unknown) {
@@ -96,18 +97,18 @@ impl Resolver {
         };
         if let Some(entry) = batch.pin.get(&key, batch.now) {
             note(entry);
-            return self.hit(out, &query.asked, entry, Level::Hot, batch);
+            return self.hit(out, &query.asked, entry, Level::Hot, client, batch);
         }
         if let Some(entry) = self.shared.cache.stored(&key, batch.now) {
             note(&entry);
-            return self.hit(out, &query.asked, &entry, Level::Store, batch);
+            return self.hit(out, &query.asked, &entry, Level::Store, client, batch);
         }
         if query.question.qtype == rtype::ANY {
-            return self.any(out, &query, batch);
+            return self.any(out, &query, client, batch);
         }
         self.cells.event(Event::Miss);
         if !query.recursion_desired() {
-            return self.refuse(out, &query.asked, Rcode::REFUSED);
+            return self.refuse(out, &query.asked, Rcode::REFUSED, client, batch);
         }
         Outcome::Miss(Box::new(Miss::new(&query, key, client, batch.now_us, false)))
     }
@@ -166,21 +167,23 @@ impl Resolver {
         asked: &Asked<'_>,
         entry: &Entry,
         level: Level,
+        client: Client,
         batch: &Batch<'_>,
     ) -> Outcome {
-        self.cells.event(match level {
-            Level::Hot => Event::HitHot,
-            Level::Store => Event::HitStore,
-        });
+        let (event, from) = match level {
+            Level::Hot => (Event::HitHot, From::Hot),
+            Level::Store => (Event::HitStore, From::Store),
+        };
+        self.cells.event(event);
         let said = entry.said();
-        self.cells.response(said.rcode);
+        self.answered(asked, client, said.rcode, from, [batch.now_us; 2]);
         Outcome::Reply(reply::write(out, asked, &said, entry.age(batch.now)))
     }
 
     /// ANY is answered with addresses that are known, else with a word that it is not served (RFC 8482 section 4).
     ///
     /// Nothing is asked for it: clients that mean it (Java's JNDI, for A and AAAA at once) have mostly asked before.
-    fn any(&self, out: &mut [u8], query: &Query<'_>, batch: &Batch<'_>) -> Outcome {
+    fn any(&self, out: &mut [u8], query: &Query<'_>, client: Client, batch: &Batch<'_>) -> Outcome {
         for qtype in [rtype::A, rtype::AAAA] {
             let question = Question { qtype, ..query.question };
             let (dnssec_ok, cd) = (query.dnssec_ok(), query.checking_disabled());
@@ -189,15 +192,22 @@ impl Resolver {
             if let Some(entry) = self.shared.cache.peek(&key, batch.now)
                 && entry.kind() == Kind::Data
             {
-                return self.hit(out, &query.asked, &entry, Level::Store, batch);
+                return self.hit(out, &query.asked, &entry, Level::Store, client, batch);
             }
         }
-        self.cells.response(Rcode::NOERROR);
+        self.answered(&query.asked, client, Rcode::NOERROR, From::Query, [batch.now_us; 2]);
         Outcome::Reply(reply::write_hinfo(out, &query.asked))
     }
 
-    fn refuse(&self, out: &mut [u8], asked: &Asked<'_>, rcode: Rcode) -> Outcome {
-        self.cells.response(rcode);
+    fn refuse(
+        &self,
+        out: &mut [u8],
+        asked: &Asked<'_>,
+        rcode: Rcode,
+        client: Client,
+        batch: &Batch<'_>,
+    ) -> Outcome {
+        self.answered(asked, client, rcode, From::Query, [batch.now_us; 2]);
         Outcome::Reply(reply::write_error(out, asked, rcode, &[]))
     }
 

@@ -11,7 +11,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
+use crate::cache::ttl::Moment;
 use crate::observe::cells::Event;
+use crate::observe::ring::From;
 use crate::query::{Proto, Query};
 use crate::search::LOOK_UP;
 use crate::search::polls::Requery;
@@ -276,9 +278,10 @@ async fn fly(
 fn reply_with(resolver: &Resolver, miss: &Miss, entry: &Entry) -> Vec<u8> {
     let (asked, said) = (miss.asked(), entry.said());
     let mut out = vec![0; reply::room(&asked, &said)];
-    let age = entry.age(resolver.shared.clock.now());
+    let now_us = resolver.shared.clock.now_us();
+    let age = entry.age(Moment(now_us / 1000));
     let length = reply::write(within(&mut out, &asked, miss.client.proto), &asked, &said, age);
-    resolver.cells.response(said.rcode);
+    resolver.answered(&asked, miss.client, said.rcode, From::Upstream, [miss.asked_us, now_us]);
     out.truncate(length);
     out
 }
@@ -302,7 +305,8 @@ fn failed(resolver: &Resolver, miss: &Miss, code: InfoCode, text: &str) -> Vec<u
     let mut out = vec![0; usize::from(UDP_SIZE)];
     let out_part = within(&mut out, &miss.asked(), Proto::Udp);
     let length = reply::write_error(out_part, &miss.asked(), Rcode::SERVFAIL, &extended_error(code, text));
-    resolver.cells.response(Rcode::SERVFAIL);
+    let now_us = resolver.shared.clock.now_us();
+    resolver.answered(&miss.asked(), miss.client, Rcode::SERVFAIL, From::Upstream, [miss.asked_us, now_us]);
     out.truncate(length);
     out
 }

@@ -16,12 +16,15 @@ use crate::cache::hot::HotPin;
 use crate::cache::ttl::Moment;
 use crate::clock::Clock;
 use crate::observe::cells::Cells;
+use crate::observe::ring::{Answered, From};
 use crate::query::{Family, Proto};
 use crate::search::learner::Note;
 use crate::search::{Search, SearchPin};
 use crate::upstream::admission::{Flights, Gate};
 use crate::upstream::{Carrier, Upstreams};
+use crate::wire::iana::Rcode;
 use crate::wire::question::Question;
+use crate::wire::reply::Asked;
 
 /// What all workers share.
 pub struct Shared {
@@ -90,6 +93,21 @@ impl Resolver {
         let now_us = self.shared.clock.now_us();
         let (pin, search) = (self.shared.cache.pin(), self.shared.search.pin());
         Batch { pin, search, now: Moment(now_us / 1000), now_us }
+    }
+
+    /// Counts and notes an answer; it was asked for at one time and is given at another.
+    #[inline]
+    fn answered(
+        &self,
+        asked: &Asked<'_>,
+        client: Client,
+        rcode: Rcode,
+        from: From,
+        [asked_us, at_us]: [u64; 2],
+    ) {
+        let took_us = u32::try_from(at_us - asked_us.min(at_us)).unwrap_or(u32::MAX);
+        let (question, Client { proto, .. }) = (asked.question, client);
+        self.cells.answered(&Answered { at_us, took_us, client: client.ip(), proto, rcode, from, question });
     }
 
     /// Notes a question that was answered, where it may show its client's search list.

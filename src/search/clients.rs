@@ -27,6 +27,7 @@ use papaya::{HashMap, HashMapRef, HashSet, LocalGuard};
 
 use super::recent::Recent;
 use crate::cache::ttl::Moment;
+use crate::wire::name::is_any_case_of;
 
 /// Namespaces that one address may search in: pods of a host's own network, or behind one address.
 pub const MAX_NAMESPACES: usize = 8;
@@ -97,7 +98,7 @@ impl View {
         if self.shared {
             return Standing::Literal;
         }
-        let list = self.lists.iter().find(|list| list.namespace.eq_ignore_ascii_case(namespace));
+        let list = self.lists.iter().find(|list| is_any_case_of(namespace, &list.namespace));
         list.map_or(Standing::Unknown, |list| list.standing(now))
     }
 
