@@ -81,6 +81,15 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// What is left of a connection's input.
+#[derive(Clone, Copy)]
+enum Left {
+    /// Nothing, or the beginning of a message.
+    Nothing,
+    /// Messages whose replies have no room yet.
+    WholeMessages,
+}
+
 /// What arrived from a client and what goes back.
 struct Connection {
     stream: TcpStream,
@@ -131,8 +140,12 @@ impl Connection {
     }
 
     async fn run(mut self, mut stop: Stop) {
+        let mut stopped = std::pin::pin!(stop.wait());
+        // One timer for the whole connection: a query moves the deadline away, and the timer is set anew only when it has
+        // rung too early.
+        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
         loop {
-            self.answer_whole_messages();
+            let left = self.answer_whole_messages();
             if !self.output.is_empty() {
                 let guard = self.in_flight.begin();
                 if !matches!(timeout(WRITE, self.stream.write_all(&self.output)).await, Ok(Ok(()))) {
@@ -140,6 +153,8 @@ impl Connection {
                 }
                 drop(guard);
                 self.output.clear();
+            }
+            if matches!(left, Left::WholeMessages) && self.waiting < MAX_PIPELINED {
                 continue;
             }
             if self.ending && self.waiting == 0 {
@@ -148,16 +163,33 @@ impl Connection {
             }
             let reads = !self.ending && self.waiting < MAX_PIPELINED;
             let deadline = self.deadline();
-            tokio::select! {
-                read = self.stream.read_buf(&mut self.input), if reads => match read {
-                    // A half-closed connection still takes its answers (RFC 7766 section 6.2.4).
-                    Ok(0) | Err(_) => self.ending = true,
-                    Ok(_) => {}
-                },
-                Some(reply) = self.replies.1.recv() => self.take(&reply),
-                () = sleep_until(deadline), if self.waiting == 0 => return,
-                () = stop.wait(), if !self.ending => self.last_input(),
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
             }
+            tokio::select! {
+                // What is rare comes first: a client that never pauses must not keep it from being seen.
+                biased;
+                () = &mut stopped, if !self.ending => self.last_input(),
+                Some(reply) = self.replies.1.recv() => self.take(&reply),
+                read = self.stream.read_buf(&mut self.input), if reads => self.has_read(&read),
+                () = &mut timer, if self.waiting == 0 => {
+                    if Instant::now() >= self.deadline() {
+                        return;
+                    }
+                    let deadline = self.deadline();
+                    timer.as_mut().reset(deadline);
+                }
+            }
+        }
+    }
+
+    fn has_read(&mut self, read: &io::Result<usize>) {
+        match read {
+            // A half-closed connection still takes its answers (RFC 7766 section 6.2.4).
+            Ok(0) | Err(_) => self.ending = true,
+            // The message begins now that may not be whole yet.
+            Ok(length) if *length == self.input.len() => self.since = Instant::now(),
+            Ok(_) => {}
         }
     }
 
@@ -172,32 +204,37 @@ impl Connection {
     }
 
     /// Answers the messages that are whole, as far as their replies may wait.
-    fn answer_whole_messages(&mut self) {
+    fn answer_whole_messages(&mut self) -> Left {
+        if self.input.is_empty() {
+            return Left::Nothing;
+        }
         let resolver = Rc::clone(&self.resolver);
         let batch = resolver.batch();
         let input = std::mem::take(&mut self.input);
         let mut rest = &input[..];
-        while self.waiting < MAX_PIPELINED && self.output.len() < MAX_GATHERED {
-            let Some((length, tail)) = rest.split_first_chunk::<2>() else { break };
+        let left = loop {
+            let Some((length, tail)) = rest.split_first_chunk::<2>() else { break Left::Nothing };
             let length = usize::from(u16::from_be_bytes(*length));
             if length > MAX_QUERY {
                 // No query is that long: the stream is not what it claims to be.
                 self.ending = true;
                 rest = &[];
-                break;
+                break Left::Nothing;
             }
-            let Some(message) = tail.get(..length) else { break };
+            let Some(message) = tail.get(..length) else { break Left::Nothing };
+            if self.waiting >= MAX_PIPELINED || self.output.len() >= MAX_GATHERED {
+                break Left::WholeMessages;
+            }
             rest = tail.get(length..).unwrap_or_default();
             self.answer(message, &batch);
-            self.since = Instant::now();
-        }
+        };
         let taken = input.len() - rest.len();
         self.input = input;
-        if self.input.len() == taken {
-            self.input.clear();
-        } else if taken > 0 {
+        if taken > 0 {
+            self.since = Instant::now();
             self.input.drain(..taken);
         }
+        left
     }
 
     fn answer(&mut self, message: &[u8], batch: &crate::resolve::Batch<'_>) {

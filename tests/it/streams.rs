@@ -75,6 +75,20 @@ fn a_message_may_come_octet_by_octet() {
     assert_eq!(name_of(&read_framed(&mut stream).unwrap()), "fast.example.com.");
 }
 
+#[test]
+fn a_message_that_begins_late_has_its_time_all_the_same() {
+    let upstream = slow_and_fast();
+    let nodens = Nodens::before(upstream.addr, &[]);
+    let mut stream = connect(nodens.addr);
+    let query = query("fast.example.com", RecordType::A);
+    // Longer than a message may take, shorter than a connection may be idle.
+    std::thread::sleep(Duration::from_millis(4500));
+    stream.write_all(&(query.len() as u16).to_be_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    stream.write_all(&query).unwrap();
+    assert!(read_framed(&mut stream).is_some());
+}
+
 fn is_closed(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 64]), Ok(0) | Err(_))
 }
