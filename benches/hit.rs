@@ -7,6 +7,7 @@ mod fixture;
 
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -14,8 +15,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use fixture::{Crowd, crowd, filled, key, name, query as packet_for, resolver};
 use nodens::cache::key::SearchListId;
 use nodens::query::{self, Proto};
-use nodens::resolve::Client;
 use nodens::resolve::hit::Outcome;
+use nodens::resolve::{Client, Shared};
 use nodens::search::Mode;
 use nodens::wire::reply;
 
@@ -115,9 +116,57 @@ fn hits_of_250(criterion: &mut Criterion, label: &str, mode: Mode, searched: Sea
     group.finish();
 }
 
+/// CPU time of this thread so far: on a busy machine the clock on the wall says nothing.
+fn thread_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Workers that answer hits from one cache side by side: the time of each for a batch of 32. What they wrote to a line
+/// that both read would show as more time for two than for one.
+fn side_by_side(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("whole hit, batch of 32, CPU time of each thread");
+    group.throughput(Throughput::Elements(32));
+    for names in [1024, 100_000] {
+        let shared = Arc::new(fixture::shared(Mode::Learn, 2 * names));
+        let packets = Arc::new(fixture::fill(&fixture::worker(Arc::clone(&shared)), names, true));
+        for threads in [1, 2] {
+            group.bench_function(format!("{names} names, {threads} threads"), |bench| {
+                bench.iter_custom(|batches| {
+                    let running: Vec<_> = (0..threads)
+                        .map(|number| {
+                            let (shared, packets) = (Arc::clone(&shared), Arc::clone(&packets));
+                            std::thread::spawn(move || hits_of_one_thread(shared, &packets, number, batches))
+                        })
+                        .collect();
+                    let times = running.into_iter().map(|thread| thread.join().unwrap());
+                    times.sum::<Duration>() / threads
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
+fn hits_of_one_thread(shared: Arc<Shared>, packets: &[Vec<u8>], number: u32, batches: u64) -> Duration {
+    let resolver = fixture::worker(shared);
+    let client = Client { addr: SocketAddr::from(([127, 0, 0, 1], 4000)), proto: Proto::Udp };
+    let mut next = packets.iter().cycle().skip(number as usize * packets.len() / 2);
+    let mut out = [0; 1232];
+    let start = thread_time();
+    for _ in 0..batches {
+        let batch = resolver.batch();
+        for _ in 0..32 {
+            let outcome = resolver.answer(next.next().unwrap(), client, &batch, &mut out);
+            assert!(matches!(outcome, Outcome::Reply(1..)));
+        }
+    }
+    thread_time() - start
+}
+
 criterion_group! {
     name = hit;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = parse, look_up, write_reply, whole_hit, learned_hit
+    targets = parse, look_up, write_reply, whole_hit, learned_hit, side_by_side
 }
 criterion_main!(hit);
