@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::scenarios::{MS, SECOND, ask, code, events, extended_errors, query, reply, resolver, send};
 use super::*;
 use crate::observe::cells::Event;
-use crate::search::Mode;
 use crate::search::list::Suffixes;
+use crate::search::{Mode, WALK};
 use crate::upstream::simulation::{Network, Seen, local};
 use crate::upstream::udp::Arrival;
 use crate::wire::name::Name;
@@ -214,7 +214,7 @@ async fn an_open_candidate_leaves_the_search_to_the_client() {
             }
             let start = Instant::now();
             assert_eq!(code(&scene.a(STEP).await), ResponseCode::NXDomain);
-            assert!(start.elapsed() <= SECOND);
+            assert!(start.elapsed() < SECOND, "no client has given up");
             // It stays so for both families until every look-up that saw it has ended.
             scene.world.borrow_mut().remove(open);
             sleep(SECOND * 20).await;
@@ -232,7 +232,7 @@ async fn a_slow_walk_lets_the_literal_answer_go_and_fills_the_cache() {
         let scene = scene(&[("www.example.com.", [Has::Slow(1500), Has::Slow(1500)])]);
         let start = Instant::now();
         assert_eq!(code(&scene.a(STEP).await), ResponseCode::NXDomain);
-        assert_eq!(start.elapsed(), SECOND);
+        assert_eq!(start.elapsed(), WALK);
         assert_eq!(events(&scene.resolver, Event::SearchLate), 1);
         sleep(SECOND).await;
         let asked = network_len(&scene);

@@ -41,8 +41,9 @@ const MAX_COUNTED: usize = 128;
 pub const LOOK_UP: Duration = Duration::from_secs(30);
 /// For how long a base stays literal after a walk that came to no end, or to another than the one before.
 pub const UNSETTLED: Duration = Duration::from_secs(10);
-/// For how long a walk may keep its client waiting, counted from its first question.
-pub const WALK: Duration = Duration::from_secs(1);
+/// For how long a walk may keep its client waiting, counted from its first question: less than the second that is the
+/// shortest timeout of a resolv.conf, after which musl gives a step up.
+pub const WALK: Duration = Duration::from_millis(800);
 /// For how long a name that existed is remembered: a headless service without ready pods is NXDOMAIN meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// Names remembered, and decisions; some 400 bytes each with a long name.
