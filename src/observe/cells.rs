@@ -63,6 +63,8 @@ pub enum Event {
     SearchUndecided,
     /// A walk took too long.
     SearchLate,
+    /// What a walk ended with would not fit into a datagram.
+    SearchTooLong,
     /// A first step of a search that no rule allows to compose.
     SearchByRule,
     /// A name that a client waits for was asked again.

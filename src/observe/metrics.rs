@@ -154,6 +154,7 @@ impl Counters {
             ("none_found", Event::SearchNoneFound),
             ("undecided", Event::SearchUndecided),
             ("late", Event::SearchLate),
+            ("too_long", Event::SearchTooLong),
         ];
         let composed = self.shared.search.composed();
         let (known, proven) = self.shared.search.clients().count(self.shared.clock.now());

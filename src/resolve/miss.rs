@@ -29,7 +29,8 @@ use crate::wire::name::Name;
 use crate::wire::reply::{self, Asked};
 
 use super::hit::within;
-use super::{Client, Resolver, cut, walk};
+use super::walk::{self, Found};
+use super::{Client, Resolver, cut};
 
 /// A query that waits for its answer: all that its reply needs once the packet is gone.
 pub struct Miss {
@@ -80,20 +81,28 @@ impl Miss {
 /// Finds the answer and makes the reply.
 pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
     let (shared, client) = (&resolver.shared, miss.client.ip());
+    let mut known = None;
     if miss.searches
         && let Some(qname) = Name::from_wire(miss.key.qname())
     {
-        if let Some(entry) = walk::composed(&resolver, &qname, miss.qtype(), client).await {
-            if let Role::Composed { saved } = entry.role() {
-                resolver.cells.saved(saved);
+        match walk::walked(&resolver, &qname, miss.qtype(), client).await {
+            Found::Composed(entry) => {
+                if let Role::Composed { saved } = entry.role() {
+                    resolver.cells.saved(saved);
+                }
+                return reply_with(&resolver, &miss, &entry);
             }
-            return reply_with(&resolver, &miss, &entry);
+            Found::Literally(entry) => known = entry,
         }
         shared.search.left_literal(client, miss.key.qname(), shared.clock.now());
     }
     let wanted =
         Wanted { key: miss.key, question: miss.upstream_question(), mixed_case: miss.has_upper_case() };
-    match obtain(&resolver, wanted, client).await {
+    let obtained = match known {
+        Some(entry) => Ok(entry),
+        None => obtain(&resolver, wanted, client).await,
+    };
+    match obtained {
         Ok(entry) => {
             let question = crate::wire::question::Question {
                 octets: &miss.question,

@@ -179,6 +179,37 @@ async fn the_first_candidate_that_exists_decides_for_both_families() {
     .await;
 }
 
+/// So many A records of the bare name.
+fn many(seen: &Seen, count: u16) -> Vec<u8> {
+    let record =
+        |n: u16| [&b"\xc0\x0c\x00\x01\x00\x01\0\0\0\x3c\x00\x04\xc0\x00\x02"[..], &[n as u8]].concat();
+    seen.reply(0, [count, 0, 0], &(0..count).flat_map(record).collect::<Vec<_>>())
+}
+
+/// The alias makes an answer longer: a client without TCP would get fewer addresses than its own search finds.
+#[tokio::test(start_paused = true)]
+async fn what_would_not_fit_into_a_datagram_is_left_to_the_client() {
+    local(async {
+        // Header 12, question 44, alias 29, addresses of 16 octets.
+        for (count, fits) in [(26, true), (27, false)] {
+            let scene = scene(&[]);
+            scene.network.becomes(move |seen| {
+                let bare = seen.name() == "www.example.com.";
+                let v6 = seen.question().ends_with(&[0, 28, 0, 1]);
+                reply(5, if bare && !v6 { many(seen, count) } else { seen.nxdomain(NX_TTL) })
+            });
+            let (v4, v6) = (scene.a(STEP).await, scene.aaaa(STEP).await);
+            let wanted = if fits { ResponseCode::NoError } else { ResponseCode::NXDomain };
+            assert_eq!((code(&v4), code(&v6)), (wanted, wanted), "{count}");
+            assert_eq!(v4.answers.len(), if fits { 27 } else { 0 });
+            assert!(!v4.metadata.truncation);
+            assert_eq!(events(&scene.resolver, Event::SearchTooLong), u64::from(!fits));
+            assert_eq!(events(&scene.resolver, Event::SearchComposed), u64::from(fits));
+        }
+    })
+    .await;
+}
+
 /// musl ends its search at a name without an address, glibc, Go and c-ares go on: nothing is right for all.
 #[tokio::test(start_paused = true)]
 async fn a_candidate_without_an_address_leaves_the_search_to_the_client() {
@@ -198,6 +229,16 @@ async fn what_a_domain_of_the_hosts_own_has_is_left_to_the_client() {
         assert_eq!(code(&scene.a(STEP).await), ResponseCode::NXDomain);
         assert_eq!(events(&scene.resolver, Event::SearchExists), 1);
         assert_eq!(code(&scene.aaaa(STEP).await), ResponseCode::NXDomain);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_literal_answer_that_may_not_be_kept_is_asked_for_once() {
+    local(async {
+        let scene = scene(&[(STEP, [Has::Data(0), Has::Data(0)])]);
+        assert_eq!(scene.a(STEP).await.answers.len(), 1);
+        assert_eq!(scene.asked(STEP), 2, "A and AAAA");
     })
     .await;
 }

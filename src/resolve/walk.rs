@@ -1,6 +1,7 @@
 //! The walk through a client's search list, top to bottom: the question itself, the cluster's candidates together, then
 //! all others together, always for A and AAAA both; what it ends with is kept for both.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use crate::search::walk::{Decision, Known, decide};
 use crate::search::{UNSETTLED, WALK};
 use crate::upstream::admission::{Joined, Lead};
 use crate::upstream::exchange;
-use crate::wire::answer::Kind;
+use crate::wire::answer::{Answer, Kind};
+use crate::wire::edns::PLAIN_UDP_SIZE;
 use crate::wire::iana::{CLASS_IN, rtype};
 use crate::wire::name::Name;
 use crate::wire::question::Question;
@@ -32,37 +34,52 @@ const FAMILIES: [u16; 2] = [rtype::A, rtype::AAAA];
 /// For how long a family that nobody could tell is taken to fail (RFC 9520 section 3.2).
 const FAILED: Duration = Duration::from_secs(1);
 
-/// What a walk ended with: the composed answers of both families, or nothing where the question is to be taken literally.
-pub type Walked = Option<[Arc<Entry>; 2]>;
+/// What a walk ended with, for both families.
+#[derive(Clone)]
+pub enum Walked {
+    /// The composed answers.
+    Composed([Arc<Entry>; 2]),
+    /// The question is to be taken literally; with the literal answers as far as the walk has them, so that one that may
+    /// not be kept is not asked for twice.
+    Literally(Both),
+}
 
 /// What a name's two families have; nothing where it was refused or given up.
 type Both = [Option<Arc<Entry>>; 2];
 
-/// The answer to a step, if it is composed: joins the walk of an equal step, or begins one.
-pub async fn composed(
-    resolver: &Rc<Resolver>,
-    qname: &Name,
-    qtype: u16,
-    client: IpAddr,
-) -> Option<Arc<Entry>> {
+/// What a walk ended with for one family.
+pub enum Found {
+    /// See [`Walked::Composed`].
+    Composed(Arc<Entry>),
+    /// See [`Walked::Literally`].
+    Literally(Option<Arc<Entry>>),
+}
+
+/// The answer to a step: joins the walk of an equal step, or begins one.
+pub async fn walked(resolver: &Rc<Resolver>, qname: &Name, qtype: u16, client: IpAddr) -> Found {
     let shared = &resolver.shared;
-    let _place = shared.waiting.enter(client).ok()?;
+    let Ok(_place) = shared.waiting.enter(client) else { return Found::Literally(None) };
     let landing = match shared.walks.join(qname.as_wire(), false) {
         Joined::Follow(landing) => landing,
         Joined::Lead(lead, landing) => {
-            let walk = Walk { resolver: Rc::clone(resolver), qname: *qname, client };
+            let walk = Walk { resolver: Rc::clone(resolver), qname: *qname, client, own: OnceCell::new() };
             tokio::task::spawn_local(walk.lead(lead));
             landing
         }
     };
-    let [v4, v6] = landing.wait().await.flatten()?;
-    Some(if qtype == rtype::A { v4 } else { v6 })
+    match landing.wait().await {
+        Some(Walked::Composed([v4, v6])) => Found::Composed(if qtype == rtype::A { v4 } else { v6 }),
+        Some(Walked::Literally([v4, v6])) => Found::Literally(if qtype == rtype::A { v4 } else { v6 }),
+        None => Found::Literally(None),
+    }
 }
 
 struct Walk {
     resolver: Rc<Resolver>,
     qname: Name,
     client: IpAddr,
+    /// What the question itself has.
+    own: OnceCell<Both>,
 }
 
 /// How a walk ends, with everything that says so.
@@ -87,7 +104,7 @@ impl Walk {
             Err(_) => {
                 self.resolver.cells.event(Event::SearchLate);
                 self.stay_literal(UNSETTLED);
-                lead.land(None);
+                lead.land(self.literally());
                 let _ = walking.await;
             }
         }
@@ -102,7 +119,11 @@ impl Walk {
 
         // The literal answer, and what a pod of this name would be below: both must not exist.
         let parent = step.parent();
-        let (own, above) = tokio::join!(self.both(Some(self.qname)), self.both_or_none(parent));
+        let own = async {
+            let own = self.both(Some(self.qname)).await;
+            self.own.get_or_init(|| own).clone()
+        };
+        let (own, above) = tokio::join!(own, self.both_or_none(parent));
         let mut denied = vec![known(&own)];
         rests_on.extend(own.iter().flatten().cloned());
         if let Some(above) = above {
@@ -152,9 +173,8 @@ impl Walk {
     async fn all(&self, names: &[Option<Name>]) -> Vec<Both> {
         let mut asked = tokio::task::JoinSet::new();
         for (index, name) in names.iter().enumerate() {
-            let walk = Walk { resolver: Rc::clone(&self.resolver), qname: self.qname, client: self.client };
-            let name = *name;
-            asked.spawn_local(async move { (index, walk.both(name).await) });
+            let (resolver, client, name) = (Rc::clone(&self.resolver), self.client, *name);
+            asked.spawn_local(async move { (index, both(&resolver, name, client).await) });
         }
         let mut all: Vec<Both> = names.iter().map(|_| [None, None]).collect();
         while let Some(ended) = asked.join_next().await {
@@ -167,12 +187,8 @@ impl Walk {
         all
     }
 
-    /// Both families of a name; nothing of one that would be too long.
     async fn both(&self, name: Option<Name>) -> Both {
-        let Some(name) = name else { return [None, None] };
-        let one = |qtype| miss::obtain(&self.resolver, Wanted::of(&self.resolver, &name, qtype), self.client);
-        let (v4, v6) = tokio::join!(one(rtype::A), one(rtype::AAAA));
-        [v4.ok(), v6.ok()]
+        both(&self.resolver, name, self.client).await
     }
 
     async fn both_or_none(&self, name: Option<Name>) -> Option<Both> {
@@ -206,44 +222,59 @@ impl Walk {
     /// Keeps what a walk ended with, for both families at once.
     fn settle(&self, end: End) -> Walked {
         let (shared, now) = (&self.resolver.shared, self.resolver.shared.clock.now());
-        let event = match end.decision {
-            Decision::Compose(_) => Event::SearchComposed,
-            Decision::HostDomain => Event::SearchExists,
-            Decision::NoneFound => Event::SearchNoneFound,
-            Decision::Undecided => Event::SearchUndecided,
-        };
-        self.resolver.cells.event(event);
-        if event == Event::SearchComposed {
-            shared.search.count_composed(self.qname.as_wire());
-        }
         let lifetime = lifetime(&end.rests_on, now);
-        match (end.decision, end.found) {
+        let (event, literal_for) = match (end.decision, end.found) {
             (Decision::Compose(index), Some((target, both))) => {
                 // Both families end together: a look-up gets both from one walk.
                 let own =
                     both.iter().map(|found| found.as_ref().map_or(FAILED, |found| found.remaining(now)));
                 let lifetime = own.chain([lifetime]).min().unwrap_or(FAILED);
-                if shared.search.has_changed(self.qname.as_wire(), index as u8, now.after(lifetime)) {
-                    self.stay_literal(UNSETTLED);
-                    return None;
+                match self.compose(&target, &both, lifetime, now) {
+                    None => (Event::SearchTooLong, lifetime),
+                    Some(_)
+                        if shared.search.has_changed(
+                            self.qname.as_wire(),
+                            index as u8,
+                            now.after(lifetime),
+                        ) =>
+                    {
+                        (Event::SearchUndecided, UNSETTLED)
+                    }
+                    Some(answers) => {
+                        self.resolver.cells.event(Event::SearchComposed);
+                        shared.search.count_composed(self.qname.as_wire());
+                        return self.keep(index, answers, &both, &end.rests_on, lifetime, now);
+                    }
                 }
-                self.compose(index, &target, &both, &end.rests_on, lifetime, now)
             }
-            (Decision::Undecided | Decision::Compose(_), _) => {
-                self.stay_literal(UNSETTLED);
-                None
-            }
-            (Decision::HostDomain | Decision::NoneFound, _) => {
-                self.stay_literal(lifetime);
-                None
-            }
-        }
+            (Decision::HostDomain, _) => (Event::SearchExists, lifetime),
+            (Decision::NoneFound, _) => (Event::SearchNoneFound, lifetime),
+            (Decision::Undecided | Decision::Compose(_), _) => (Event::SearchUndecided, UNSETTLED),
+        };
+        self.resolver.cells.event(event);
+        self.stay_literal(literal_for);
+        self.literally()
     }
 
-    fn compose(
+    fn literally(&self) -> Walked {
+        Walked::Literally(self.own.get().cloned().unwrap_or_default())
+    }
+
+    /// The composed answers of both families; nothing where one of them would not fit into a datagram without EDNS: a
+    /// client without TCP would get fewer addresses than from the shorter answer that its own search ends with.
+    fn compose(&self, target: &Name, both: &Both, lifetime: Duration, now: Moment) -> Option<[Answer; 2]> {
+        let [v4, v6] = FAMILIES;
+        let make = |found: &Option<Arc<Entry>>, qtype| {
+            let answer = compose(&self.qname, qtype, target, found.as_deref(), lifetime, now)?;
+            (answer.wire.len() <= usize::from(PLAIN_UDP_SIZE)).then_some(answer)
+        };
+        Some([make(&both[0], v4)?, make(&both[1], v6)?])
+    }
+
+    fn keep(
         &self,
         index: usize,
-        target: &Name,
+        answers: [Answer; 2],
         both: &Both,
         rests_on: &[Arc<Entry>],
         lifetime: Duration,
@@ -251,19 +282,21 @@ impl Walk {
     ) -> Walked {
         let shared = &self.resolver.shared;
         let bucket = shared.cache.bucket(self.client);
-        let make = |family: usize| {
-            let (found, qtype) = (both.get(family)?.as_deref(), *FAMILIES.get(family)?);
-            let answer = compose(&self.qname, qtype, target, found, lifetime, now)?;
+        // Steps of the client's search from the next one to the one that this answers.
+        let saved = u8::try_from(index + 1).unwrap_or(u8::MAX);
+        let parts: Vec<_> = both.iter().flatten().cloned().collect();
+        let rests_on: Vec<_> = rests_on.iter().chain(&parts).cloned().collect();
+        let put = |answer: &Answer, qtype| {
             let key = self.key(qtype);
-            // Steps of the client's search from the next one to the one that this answers.
-            let saved = u8::try_from(index + 1).unwrap_or(u8::MAX);
-            let parts: Vec<_> = both.iter().flatten().cloned().collect();
-            let rests_on: Vec<_> = rests_on.iter().chain(&parts).cloned().collect();
-            let entry = Entry::composed(&key, &answer, lifetime, saved, bucket, parts, now);
+            let entry = Entry::composed(&key, answer, lifetime, saved, bucket, parts.clone(), now);
             let kept = shared.cache.put(&key, entry, &rests_on, now);
             matches!(kept.role(), Role::Composed { .. }).then_some(kept)
         };
-        Some([make(0)?, make(1)?])
+        let [v4, v6] = &answers;
+        match (put(v4, rtype::A), put(v6, rtype::AAAA)) {
+            (Some(v4), Some(v6)) => Walked::Composed([v4, v6]),
+            _ => self.literally(),
+        }
     }
 
     /// The question and its other family are answered literally for a while.
@@ -279,6 +312,14 @@ impl Walk {
     fn key(&self, qtype: u16) -> QueryKey {
         searched_key(&self.resolver, &self.qname, qtype)
     }
+}
+
+/// Both families of a name; nothing of one that would be too long.
+async fn both(resolver: &Rc<Resolver>, name: Option<Name>, client: IpAddr) -> Both {
+    let Some(name) = name else { return [None, None] };
+    let one = |qtype| miss::obtain(resolver, Wanted::of(resolver, &name, qtype), client);
+    let (v4, v6) = tokio::join!(one(rtype::A), one(rtype::AAAA));
+    [v4.ok(), v6.ok()]
 }
 
 /// The key of what a search ends with.

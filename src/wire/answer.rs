@@ -340,9 +340,7 @@ impl Builder {
         match self.owners.iter().find(|(known, _)| known == owner) {
             Some((_, at)) => self.wire.extend_from_slice(&(0xc000 | *at as u16).to_be_bytes()),
             None => {
-                if self.owners.len() < COMPRESSED_OWNERS && self.wire.len() < 0x3fff {
-                    self.owners.push((*owner, self.wire.len()));
-                }
+                self.is_here(owner);
                 self.wire.extend_from_slice(owner.as_wire());
             }
         }
@@ -350,8 +348,19 @@ impl Builder {
         self.ttl_offsets.push(u16::try_from(self.wire.len()).ok()?);
         self.wire.extend_from_slice(&ttl.to_be_bytes());
         self.wire.extend_from_slice(&u16::try_from(rdata.len()).ok()?.to_be_bytes());
+        if fixed.starts_with(&rtype::CNAME.to_be_bytes()) {
+            // What an alias leads to is the next record's owner.
+            Name::from_wire(rdata).inspect(|target| self.is_here(target));
+        }
         self.wire.extend_from_slice(rdata);
         u16::try_from(self.wire.len()).ok().map(|_| ())
+    }
+
+    /// Takes note of a name that is about to be written; pointers reach no further than 14 bits (RFC 1035 section 4.1.4).
+    fn is_here(&mut self, name: &Name) {
+        if self.owners.len() < COMPRESSED_OWNERS && self.wire.len() < 0x3fff {
+            self.owners.push((*name, self.wire.len()));
+        }
     }
 
     /// The message under a header, and where its TTLs stand.
