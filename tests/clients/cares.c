@@ -11,7 +11,7 @@ static void found(void *done, int status, int timeouts, struct ares_addrinfo *al
 {
     (void)timeouts;
     if (status != ARES_SUCCESS)
-        printf(" error");
+        printf(status == ARES_ENOTFOUND || status == ARES_ENODATA ? " absent" : " failed");
     for (struct ares_addrinfo_node *one = all ? all->nodes : NULL; one; one = one->ai_next) {
         char text[INET6_ADDRSTRLEN];
         const void *address = one->ai_family == AF_INET

@@ -1,5 +1,5 @@
 /* Resolves each argument as any program does and prints its addresses, sorted by the library, on one line. */
-#define _POSIX_C_SOURCE 200112L
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -18,7 +18,8 @@ int main(int argc, char **argv)
         int error = getaddrinfo(argv[i], NULL, &hints, &found);
         printf("%s", argv[i]);
         if (error) {
-            printf(" error %s\n", gai_strerror(error));
+            int absent = error == EAI_NONAME || error == EAI_NODATA;
+            printf(" %s %s\n", absent ? "absent" : "failed", gai_strerror(error));
             failed = 1;
             continue;
         }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,8 +14,11 @@ func main() {
 	for _, name := range os.Args[1:] {
 		fmt.Print(name)
 		found, err := resolver.LookupIPAddr(context.Background(), name)
-		if err != nil {
-			fmt.Print(" error")
+		var why *net.DNSError
+		if errors.As(err, &why) && why.IsNotFound {
+			fmt.Print(" absent")
+		} else if err != nil {
+			fmt.Print(" failed")
 		}
 		for _, one := range found {
 			fmt.Print(" ", one.IP)

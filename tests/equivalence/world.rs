@@ -2,18 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::models::Libc;
+use crate::models::{Conf, Libc};
 
 pub const ZONE: &str = "cluster.local";
 const NAMESPACES: [&str; 5] = ["shop", "prod", "dev", "com", "br"];
-const HOSTS: [&str; 2] = ["corp.internal", "ec2.internal"];
+pub const HOSTS: [&str; 2] = ["corp.internal", "ec2.internal"];
 const FOREIGN: &str = "other.example";
-const LIBRARIES: [Libc; 4] = [Libc::Glibc, Libc::Musl, Libc::Go, Libc::CAres];
+const LIBRARIES: [Libc; 5] = [Libc::Glibc, Libc::OldMusl, Libc::Musl, Libc::Go, Libc::CAres];
+/// Where pods of the host's own network are, and the host's own programs.
+const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
+/// Names that nobody has: two of them show a search list.
+const NOWHERE: [&str; 2] = ["one.example.net", "two.example.net"];
 /// Names that programs ask for.
 const BASES: [&str; 23] = [
     "www.example.com",
@@ -50,6 +55,12 @@ pub enum Has {
     Alias,
     /// Data that comes over TCP only.
     Truncated,
+    /// Data too long for a datagram without EDNS.
+    Large,
+    /// Data too long for any datagram.
+    Huge,
+    /// Data that comes late.
+    Slow,
     NoData,
     /// An alias to a name without data.
     AliasNoData,
@@ -59,6 +70,17 @@ pub enum Has {
     Servfail,
     Refused,
     Silent,
+    /// SERVFAIL to the first question of a look-up, then data.
+    FailsFirst,
+    /// Silence in a look-up until nodens gives up, then data.
+    LostFirst,
+}
+
+impl Has {
+    /// It fails, but not for long.
+    pub fn passes(self) -> bool {
+        matches!(self, Has::FailsFirst | Has::LostFirst)
+    }
 }
 
 /// What exists while nothing changes.
@@ -73,9 +95,10 @@ pub struct Phase {
 #[derive(Clone, Debug)]
 pub struct Client {
     pub address: IpAddr,
-    pub namespace: &'static str,
+    /// Nothing for a program of the host's own.
+    pub namespace: Option<&'static str>,
     pub libc: Libc,
-    pub suffixes: Vec<String>,
+    pub conf: Conf,
     pub foreign: bool,
 }
 
@@ -84,7 +107,16 @@ pub struct Client {
 pub struct LookUp {
     pub client: usize,
     pub base: &'static str,
+    /// With a dot at its end.
+    pub rooted: bool,
     pub after_ms: u64,
+}
+
+impl LookUp {
+    /// The name as the program has it.
+    pub fn name(&self) -> String {
+        format!("{}{}", self.base, if self.rooted { "." } else { "" })
+    }
 }
 
 /// A world with its history.
@@ -110,15 +142,24 @@ impl Phase {
 }
 
 fn pick_has(random: &mut SmallRng) -> [Has; 2] {
-    use Has::{Alias, AliasDenied, AliasNoData, Data, Denied, NoData, Refused, Servfail, Silent, Truncated};
-    let pairs: [([Has; 2], u32); 19] = [
-        ([Data, Data], 40),
-        ([Data, NoData], 12),
-        ([NoData, Data], 6),
-        ([Alias, Alias], 10),
-        ([Truncated, Truncated], 4),
+    use Has::{
+        Alias, AliasDenied, AliasNoData, Data, Denied, FailsFirst, Huge, Large, LostFirst, NoData, Refused,
+        Servfail, Silent, Slow, Truncated,
+    };
+    let pairs: [([Has; 2], u32); 28] = [
+        ([Data, Data], 50),
+        ([Data, NoData], 14),
+        ([NoData, Data], 7),
+        ([Alias, Alias], 12),
+        ([Alias, AliasNoData], 7),
+        ([Truncated, Truncated], 3),
         ([Truncated, NoData], 2),
-        ([Alias, AliasNoData], 6),
+        ([Large, Large], 4),
+        ([Large, NoData], 3),
+        ([Data, Large], 2),
+        ([Huge, Huge], 3),
+        ([Slow, Slow], 3),
+        ([Data, Slow], 2),
         ([NoData, NoData], 8),
         ([AliasNoData, AliasNoData], 3),
         ([AliasDenied, AliasDenied], 3),
@@ -128,11 +169,22 @@ fn pick_has(random: &mut SmallRng) -> [Has; 2] {
         ([Servfail, Servfail], 5),
         ([Data, Servfail], 5),
         ([Servfail, Data], 4),
+        ([NoData, Servfail], 2),
         ([Silent, Silent], 4),
-        ([Refused, Refused], 2),
         ([Data, Silent], 3),
+        ([Refused, Refused], 2),
+        ([FailsFirst, FailsFirst], 3),
+        ([Data, FailsFirst], 3),
     ];
-    pairs.choose_weighted(random, |pair| pair.1).unwrap().0
+    let pair = pairs.choose_weighted(random, |pair| pair.1).unwrap().0;
+    // What fails once does it in one way or the other.
+    let lost = random.random_bool(0.5);
+    pair.map(|has| if has == FailsFirst && lost { LostFirst } else { has })
+}
+
+/// True for `mysql-0.mysql`: a pod of a headless service.
+fn is_pod(base: &str) -> bool {
+    matches!(base.split_once('.'), Some((pod, service)) if pod.ends_with("-0") && !service.contains('.'))
 }
 
 fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase {
@@ -164,18 +216,36 @@ fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase
                 }
             }
         }
-        // A service named like the last label of a base of two.
+        // A service named like the last label of a base of two; of its pods some are ready.
+        let is_pod = is_pod(base);
         if let Some((_, second)) = base.split_once('.').filter(|(_, second)| !second.contains('.'))
-            && random.random_bool(0.15)
+            && random.random_bool(if is_pod { 0.5 } else { 0.15 })
         {
             names.insert(format!("{second}.{namespace}.svc.{ZONE}"), [Has::Data, Has::NoData]);
+            if is_pod && random.random_bool(0.5) {
+                names.insert(format!("{base}.{namespace}.svc.{ZONE}"), [Has::Data, Has::NoData]);
+            }
         }
     }
     let wildcard = random.random_bool(0.03).then(|| format!(".{}", HOSTS[0]));
     Phase { names, wildcard }
 }
 
-fn client(random: &mut SmallRng) -> Client {
+fn client(random: &mut SmallRng, at_node: f64) -> Client {
+    let libc = *LIBRARIES.choose(random).unwrap();
+    let is_at_node = random.random_bool(at_node);
+    let last = random.random_range(1..=3);
+    let address = if is_at_node { NODE } else { Ipv4Addr::new(10, 0, 0, last).into() };
+    // What a resolv.conf says of patience, if it says anything.
+    let (timeout, attempts) = match random.random_bool(0.25) {
+        true => (Duration::from_secs(1), 2),
+        false => libc.patience(),
+    };
+    let conf = |suffixes, ndots| Conf { suffixes, ndots, timeout, attempts };
+    if is_at_node && random.random_bool(0.3) {
+        let conf = conf(HOSTS.map(String::from).into(), 1);
+        return Client { address, namespace: None, libc, conf, foreign: false };
+    }
     let namespace = NAMESPACES.choose(random).unwrap();
     let foreign = random.random_bool(0.08);
     let hosts = random.random_range(0..=HOSTS.len());
@@ -184,20 +254,14 @@ fn client(random: &mut SmallRng) -> Client {
     if foreign {
         suffixes.push(FOREIGN.into());
     }
-    let last = random.random_range(1..=3);
-    Client {
-        address: Ipv4Addr::new(10, 0, 0, last).into(),
-        namespace,
-        libc: *LIBRARIES.choose(random).unwrap(),
-        suffixes,
-        foreign,
-    }
+    Client { address, namespace: Some(namespace), libc, conf: conf(suffixes, 5), foreign }
 }
 
 impl World {
     pub fn new(seed: u64) -> World {
         let random = &mut SmallRng::seed_from_u64(seed);
-        let first: Vec<Client> = (0..random.random_range(1..=3)).map(|_| client(random)).collect();
+        let at_node = if random.random_bool(0.3) { 0.7 } else { 0.0 };
+        let first: Vec<Client> = (0..random.random_range(1..=3)).map(|_| client(random, at_node)).collect();
         let count = first.len();
         let phases = random.random_range(1..=2);
         let mut clients = vec![first];
@@ -205,7 +269,7 @@ impl World {
             let mut second = clients[0].clone();
             for old in &mut second {
                 if random.random_bool(0.3) {
-                    *old = Client { address: old.address, ..client(random) };
+                    *old = Client { address: old.address, ..client(random, 0.0) };
                 }
             }
             clients.push(second);
@@ -218,14 +282,21 @@ impl World {
             let look_up = |_| LookUp {
                 client: random.random_range(0..count),
                 base: bases.choose(random).unwrap(),
+                rooted: random.random_bool(0.08),
                 after_ms: *[20, 300, 2500, 12_000, 40_000].choose(random).unwrap(),
             };
             script.push((0..look_ups).map(look_up).collect::<Vec<_>>());
         }
+        // In some worlds a search list is known from the beginning.
+        if random.random_bool(0.3) {
+            let shows = |base| LookUp { client: 0, base, rooted: false, after_ms: 300 };
+            script[0].splice(0..0, NOWHERE.map(shows));
+        }
         let by_phase = script.iter().zip(&clients);
         let asked: Vec<(&'static str, &'static str)> = by_phase
             .flat_map(|(look_ups, clients)| {
-                look_ups.iter().map(|one| (one.base, clients[one.client].namespace))
+                let look_ups = look_ups.iter().filter(|one| !NOWHERE.contains(&one.base));
+                look_ups.map(|one| (one.base, clients[one.client].namespace.unwrap_or("default")))
             })
             .collect();
         let phases: Vec<Phase> = (0..phases).map(|_| phase(random, &asked)).collect();
@@ -233,6 +304,23 @@ impl World {
         let denial_ttl = *[5, 30].choose(random).unwrap();
         let mut world = World { phases, clients, script, ttl, denial_ttl, features: vec![] };
         world.features = world.find_features();
+        world
+    }
+
+    /// All look-ups in their order, and the phase of each.
+    pub fn look_ups(&self) -> impl Iterator<Item = (usize, &LookUp)> {
+        let scripts = self.script.iter().enumerate();
+        scripts.flat_map(|(phase, script)| script.iter().map(move |one| (phase, one)))
+    }
+
+    /// The same where nothing fails that passes.
+    pub fn healed(&self) -> World {
+        let mut world = self.clone();
+        for has in world.phases.iter_mut().flat_map(|phase| phase.names.values_mut().flatten()) {
+            if has.passes() {
+                *has = Has::Data;
+            }
+        }
         world
     }
 
@@ -264,22 +352,29 @@ impl World {
         let pairs = || self.phases.iter().flat_map(|phase| phase.names.iter());
         let any = |has: Has| pairs().any(|(_, pair)| pair.contains(&has));
         let hosts = |name: &str| HOSTS.iter().any(|host| name.ends_with(host));
-        let addresses = |one: &Client, other: &Client| one.address == other.address;
         let clients = || self.clients.iter().flatten();
-        let pairs_of_clients = || {
+        let neighbours = || {
             self.clients.iter().flat_map(|clients| {
+                let at = |one: &Client, other: &Client| one.address == other.address;
                 let rest = |index: usize| clients[index + 1..].iter();
-                clients
-                    .iter()
-                    .enumerate()
-                    .flat_map(move |(index, one)| rest(index).map(move |other| (one, other)))
+                let all = clients.iter().enumerate();
+                all.flat_map(move |(index, one)| rest(index).map(move |other| (one, other)))
+                    .filter(move |(one, other)| at(one, other))
             })
         };
-        let passes = |one: &Client, other: &Client| one.namespace != other.namespace;
-        let passed = || {
-            self.clients
-                .windows(2)
-                .any(|pair| pair[0].iter().zip(&pair[1]).any(|(one, other)| passes(one, other)))
+        let reused = |pair: &[Vec<Client>]| {
+            pair[0].iter().zip(&pair[1]).any(|(one, other)| one.namespace != other.namespace)
+        };
+        let look_ups = || {
+            self.look_ups().map(|(phase, one)| (one, &self.clients[phase][one.client], &self.phases[phase]))
+        };
+        let is_of_service = |one: &LookUp, client: &Client, phase: &Phase| {
+            let service = one.base.split_once('.').map_or("", |(_, service)| service);
+            let name = client.namespace.map(|namespace| format!("{service}.{namespace}.svc.{ZONE}"));
+            is_pod(one.base) && name.is_some_and(|name| phase.has(&name, 0) == Has::Data)
+        };
+        let enough_dots = |one: &LookUp, client: &Client| {
+            !one.rooted && client.namespace.is_some() && one.base.matches('.').count() >= client.conf.ndots
         };
         let all = [
             ("a name in the cluster exists at a later step", pairs().any(|(name, _)| name.ends_with(ZONE))),
@@ -287,29 +382,37 @@ impl World {
             ("a host domain answers everything", self.phases.iter().any(|phase| phase.wildcard.is_some())),
             ("no data", any(Has::NoData)),
             ("aliases", any(Has::Alias)),
-            ("answers over TCP only", any(Has::Truncated)),
-            ("an address passes to another namespace", passed()),
             ("aliases to nothing", any(Has::AliasDenied)),
+            ("upstream answers over TCP only", any(Has::Truncated) || any(Has::Huge)),
+            ("answers too long for a datagram without EDNS", any(Has::Large)),
+            ("answers too long for any datagram", any(Has::Huge)),
+            ("slow servers", any(Has::Slow)),
             ("one family denied only", pairs().any(|(_, pair)| is_half_denied(*pair))),
             ("SERVFAIL", any(Has::Servfail)),
             ("silence", any(Has::Silent)),
             ("refusals", any(Has::Refused)),
+            ("failures that pass", any(Has::FailsFirst) || any(Has::LostFirst)),
             ("changes", self.phases.len() > 1),
             ("a foreign suffix", clients().any(|client| client.foreign)),
-            ("several clients at one address", pairs_of_clients().any(|(one, other)| addresses(one, other))),
+            ("impatient clients", clients().any(|client| client.conf.timeout < client.libc.patience().0)),
+            ("several clients at one address", neighbours().next().is_some()),
             (
                 "two namespaces at one address",
-                pairs_of_clients()
-                    .any(|(one, other)| addresses(one, other) && one.namespace != other.namespace),
+                neighbours().any(|(one, other)| one.namespace != other.namespace),
             ),
+            (
+                "hostNetwork addresses",
+                neighbours().any(|(one, other)| one.address == NODE && one.namespace != other.namespace),
+            ),
+            ("reused addresses", self.clients.windows(2).any(reused)),
             (
                 "a namespace named like a top-level domain",
-                clients().any(|client| ["dev", "com", "br"].contains(&client.namespace)),
+                clients()
+                    .any(|client| client.namespace.is_some_and(|name| ["dev", "com", "br"].contains(&name))),
             ),
-            (
-                "whole names of pods",
-                self.script.iter().flatten().any(|one| one.base.matches('.').count() >= 5),
-            ),
+            ("headless pods", look_ups().any(|(one, client, phase)| is_of_service(one, client, phase))),
+            ("names with a final dot", look_ups().any(|(one, ..)| one.rooted)),
+            ("names with dots enough", look_ups().any(|(one, client, _)| enough_dots(one, client))),
             ("TTL 0", self.ttl == 0),
         ];
         all.into_iter().filter(|(_, there)| *there).map(|(feature, _)| feature).collect()

@@ -27,17 +27,17 @@ impl Pod {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
         let (outside, inside) = (format!("nd{pid}a{number}"), format!("nd{pid}b{number}"));
-        // A /30 of 198.18.0.0/15, which is for tests (RFC 2544), one for each process and pod.
-        let base = 0xc612_0000 | (pid & 0x3ff) << 7 | (number & 31) << 2;
-        let (node, own) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
+        // A pair (RFC 3021) of 198.18.0.0/15, which is for tests (RFC 2544), one for each process and pod.
+        let base = 0xc612_0000 | (pid & 0x3ff) << 7 | (number & 63) << 1;
+        let (node, own) = (Ipv4Addr::from(base), Ipv4Addr::from(base + 1));
         let pod = Pod { namespace: format!("nodens-{pid}-{number}"), node };
         let namespace = &pod.namespace;
         for step in [
             format!("netns add {namespace}"),
             format!("link add {outside} type veth peer name {inside} netns {namespace}"),
-            format!("addr add {node}/30 dev {outside}"),
+            format!("addr add {node}/31 dev {outside}"),
             format!("link set {outside} up"),
-            format!("-n {namespace} addr add {own}/30 dev {inside}"),
+            format!("-n {namespace} addr add {own}/31 dev {inside}"),
             format!("-n {namespace} link set {inside} up"),
             format!("-n {namespace} link set lo up"),
         ] {
@@ -74,21 +74,36 @@ impl Pod {
         .unwrap();
     }
 
+    /// Adds options to its resolv.conf.
+    pub fn add_options(&self, options: &str) {
+        let path = self.etc().join("resolv.conf");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{text}options {options}\n")).unwrap();
+    }
+
     pub fn listen(&self) -> String {
         format!("{}:53", self.node)
     }
 
-    /// What a program inside says of each name: its addresses, or nothing but a word of failure.
+    /// The addresses that a program inside finds for each name.
     pub fn resolve(&self, program: &Program, names: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+        let addresses = |words: Vec<String>| {
+            // What went wrong has as many wordings as there are libraries.
+            words.into_iter().filter(|word| word.contains(['.', ':'])).map(|text| plain(&text)).collect()
+        };
+        let said = self.said(program, names).into_iter();
+        said.map(|(name, words)| (name, addresses(words))).collect()
+    }
+
+    /// What a program inside says of each name, word by word.
+    pub fn said(&self, program: &Program, names: &[&str]) -> BTreeMap<String, Vec<String>> {
         let inside = ["netns", "exec", &self.namespace];
         let output = tool("ip").args(inside).args(&program.command).args(names).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(text.lines().count(), names.len(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         let words = |line: &str| {
             let mut words = line.split_whitespace().map(String::from);
-            let name = words.next().unwrap();
-            // What went wrong has as many wordings as there are libraries.
-            (name, words.filter(|word| word.contains(['.', ':'])).map(|text| plain(&text)).collect())
+            (words.next().unwrap(), words.collect())
         };
         text.lines().map(words).collect()
     }

@@ -340,12 +340,14 @@ impl Upstream {
         Upstream::on(udp, with_tcp.then_some(listener), script)
     }
 
-    /// Serves UDP and TCP on an address of the test's choice.
+    /// Serves UDP, and TCP or not, on an address of the test's choice.
     pub fn at(
         addr: SocketAddr,
+        with_tcp: bool,
         script: impl Fn(&Asked) -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static,
     ) -> Upstream {
-        Upstream::on(UdpSocket::bind(addr).unwrap(), Some(TcpListener::bind(addr).unwrap()), script)
+        let listener = with_tcp.then(|| patiently(|| TcpListener::bind(addr)));
+        Upstream::on(patiently(|| UdpSocket::bind(addr)), listener, script)
     }
 
     fn on(
@@ -370,6 +372,19 @@ impl Upstream {
 
     pub fn count(&self) -> usize {
         self.asked.lock().unwrap().len()
+    }
+}
+
+/// Binds an address that was in use a moment ago: a child that another thread begins holds all sockets until it is another
+/// program.
+fn patiently<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Ok(bound) => return bound,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
