@@ -173,7 +173,7 @@ mod tests {
             servers: 3,
             cache_bytes: DEFAULT_CACHE_BYTES,
             sockets_per_server: 8,
-            connections_per_server: 2,
+            connections_per_server: 4,
         };
         assert!(total_bytes(&sums(&of)) < 384 * MIB);
     }

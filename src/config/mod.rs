@@ -68,7 +68,7 @@ impl Config {
             servers: servers.len() as u64,
             cache_bytes: self.cache_bytes,
             sockets_per_server: crate::upstream::udp::POOL as u64,
-            connections_per_server: crate::upstream::tcp::MAX_CONNECTIONS as u64,
+            connections_per_server: crate::upstream::streams::MAX_OPEN as u64,
         }
     }
 }

@@ -215,6 +215,8 @@ impl Counters {
         let names: Vec<String> = servers.iter().map(|server| server.endpoint.addr.to_string()).collect();
         let mut questions = Vec::new();
         let mut failures = Vec::new();
+        let mut connections = Vec::new();
+        let mut segments = Vec::new();
         for (server, name) in servers.iter().zip(&names) {
             for (over, count) in server.questions() {
                 questions.push((vec![name.as_str(), over.name()], count));
@@ -222,6 +224,10 @@ impl Counters {
             for (why, count) in server.failures() {
                 failures.push((vec![name.as_str(), why.name()], count));
             }
+            for (outcome, count) in server.links.outcomes() {
+                connections.push((vec![name.as_str(), outcome.name()], count));
+            }
+            segments.push((vec![name.as_str()], server.links.segments()));
         }
         [
             family(
@@ -235,6 +241,18 @@ impl Counters {
                 "Tries and replies of a server that came to nothing, by reason.",
                 &["server", "reason"],
                 failures,
+            ),
+            family(
+                "nodens_upstream_connections_total",
+                "Connections to a server, by what became of them.",
+                &["server", "outcome"],
+                connections,
+            ),
+            family(
+                "nodens_upstream_segments_total",
+                "TCP segments sent to a server, as the kernel counts them.",
+                &["server"],
+                segments,
             ),
         ]
         .concat()

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::links::Links;
+
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -85,10 +87,12 @@ impl TryFailure {
 
 /// A server and what is known of it, shared by all workers.
 pub struct Server {
-    /// Its number, the index into each worker's sockets.
+    /// Its number, by which each worker finds its sockets.
     pub number: usize,
     /// Where it is.
     pub endpoint: Endpoint,
+    /// What became of connections to it.
+    pub links: Links,
     state: Mutex<Health>,
     questions: [AtomicU64; 2],
     failures: [AtomicU64; TryFailure::ALL.len()],
@@ -100,6 +104,7 @@ impl Server {
         Server {
             number,
             endpoint,
+            links: Links::default(),
             state: Mutex::new(Health::default()),
             questions: Default::default(),
             failures: Default::default(),

@@ -7,10 +7,13 @@
 pub mod admission;
 pub mod exchange;
 pub mod health;
+pub mod links;
 pub mod loops;
 pub mod matching;
+pub mod segments;
 #[cfg(test)]
 pub mod simulation;
+pub mod streams;
 pub mod tcp;
 pub mod udp;
 pub mod zones;
@@ -112,13 +115,12 @@ pub struct Outbound {
 /// What leads to one server.
 struct Sockets {
     udp: udp::Pool,
-    tcp: tcp::Client,
+    tcp: streams::Client<tcp::Connection>,
 }
 
 impl Sockets {
-    fn new(server: &Server) -> Sockets {
-        let addr = server.endpoint.addr;
-        Sockets { udp: udp::Pool::new(addr), tcp: tcp::Client::new(addr) }
+    fn new(server: &Arc<Server>) -> Sockets {
+        Sockets { udp: udp::Pool::new(server.endpoint.addr), tcp: streams::Client::new(Arc::clone(server)) }
     }
 }
 
@@ -128,7 +130,7 @@ impl Outbound {
         self.by_number.borrow_mut().retain(|number, _| servers.iter().any(|server| server.number == *number));
     }
 
-    fn to(&self, server: &Server) -> Rc<Sockets> {
+    fn to(&self, server: &Arc<Server>) -> Rc<Sockets> {
         let mut all = self.by_number.borrow_mut();
         Rc::clone(all.entry(server.number).or_insert_with(|| Rc::new(Sockets::new(server))))
     }

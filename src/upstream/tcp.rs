@@ -1,131 +1,74 @@
-//! Questions to one server over TCP: a few pipelined connections, answers in any order (RFC 7766 sections 6.2.1 and 7).
+//! Questions to one server over TCP: answers in any order, matched by ID and question (RFC 7766 sections 6.2.1 and 7).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::health::Server;
+use super::links::{Links, Outcome};
 use super::matching::{self, Match};
+use super::segments;
+use super::streams::{self, Life, Reply, UNACKNOWLEDGED};
 
-/// Connections of one worker to one server.
-pub const MAX_CONNECTIONS: usize = 2;
-/// Questions that wait on one connection; a further one waits for none and fails over.
-pub const MAX_PIPELINED: usize = 256;
-/// Questions one connection serves, so that load moves on after servers were replaced.
-const MAX_QUESTIONS: u32 = 4096;
-/// For how long one connection serves.
-const MAX_AGE: Duration = Duration::from_secs(60);
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_millis(1500);
-/// How long a connection stays open without a question (RFC 7766 section 6.2.3: in the order of seconds).
-const IDLE: Duration = Duration::from_secs(10);
-
-type Reply = io::Result<Vec<u8>>;
-
-/// The connections.
-pub struct Client {
-    server: SocketAddr,
-    connections: RefCell<Vec<Rc<Connection>>>,
-}
-
-impl Client {
-    /// No connection is open yet.
-    pub fn new(server: SocketAddr) -> Client {
-        Client { server, connections: RefCell::default() }
-    }
-
-    /// Asks and waits for the reply that matches.
-    ///
-    /// # Errors
-    /// What ended the connection. One that was open before may have been closed by the server just then, so
-    /// the question is asked once more on a new one (RFC 7766 section 6.2.4).
-    pub async fn ask(&self, query: &[u8], question: &[u8]) -> Reply {
-        let (connection, reused) = self.connection(false);
-        match connection.ask(query, question).await {
-            Err(_) if reused => self.connection(true).0.ask(query, question).await,
-            reply => reply,
-        }
-    }
-
-    fn connection(&self, fresh: bool) -> (Rc<Connection>, bool) {
-        let mut connections = self.connections.borrow_mut();
-        let now = Instant::now();
-        connections.retain(|connection| connection.serves(now));
-        let least = connections.iter().min_by_key(|connection| connection.waiting.borrow().len()).cloned();
-        if let Some(open) = least
-            && !fresh
-            && (open.waiting.borrow().is_empty() || connections.len() >= MAX_CONNECTIONS)
-        {
-            return (open, true);
-        }
-        if connections.len() >= MAX_CONNECTIONS {
-            connections.remove(0);
-        }
-        let opened = Connection::open(self.server, now);
-        connections.push(Rc::clone(&opened));
-        (opened, false)
-    }
-}
 
 struct Waiting {
     sent: Box<[u8]>,
     reply: oneshot::Sender<Vec<u8>>,
 }
 
-struct Connection {
+/// One connection.
+pub struct Connection(Rc<Shared>);
+
+/// What its task and those who wait share.
+struct Shared {
     outgoing: mpsc::Sender<Vec<u8>>,
     waiting: RefCell<HashMap<u16, Waiting>>,
-    questions: Cell<u32>,
-    closed: Cell<bool>,
-    born: Instant,
+    life: Rc<Life>,
 }
 
-impl Connection {
-    fn open(server: SocketAddr, now: Instant) -> Rc<Connection> {
-        let (outgoing, queue) = mpsc::channel(MAX_PIPELINED);
-        let connection = Rc::new(Connection {
-            outgoing,
-            waiting: RefCell::default(),
-            questions: Cell::new(0),
-            closed: Cell::new(false),
-            born: now,
-        });
-        tokio::task::spawn_local(run(Rc::clone(&connection), server, queue));
-        connection
+impl streams::Connection for Connection {
+    const MAX_PIPELINED: usize = 256;
+    /// RFC 7766 section 6.2.3: in the order of seconds.
+    const IDLE: Duration = Duration::from_secs(10);
+
+    fn open(server: &Arc<Server>, life: Rc<Life>) -> Connection {
+        let (outgoing, queue) = mpsc::channel(Self::MAX_PIPELINED);
+        let shared = Rc::new(Shared { outgoing, waiting: RefCell::default(), life });
+        tokio::task::spawn_local(run(Rc::clone(&shared), Arc::clone(server), queue));
+        Connection(shared)
     }
 
-    fn serves(&self, now: Instant) -> bool {
-        !self.closed.get() && self.questions.get() < MAX_QUESTIONS && now < self.born + MAX_AGE
-    }
-
-    async fn ask(self: Rc<Self>, query: &[u8], question: &[u8]) -> Reply {
+    async fn ask(&self, query: &[u8], question: &[u8]) -> Reply {
         let (reply, landing) = oneshot::channel();
-        let id = self.enter(Waiting { sent: question.into(), reply }).ok_or(io::ErrorKind::ResourceBusy)?;
-        let _leave = Leave { connection: &self, id };
+        let id = self.0.enter(Waiting { sent: question.into(), reply }).ok_or(io::ErrorKind::ResourceBusy)?;
+        let _leave = Leave { connection: &self.0, id };
         let mut framed = Vec::with_capacity(query.len() + 2);
         framed.extend_from_slice(&(query.len() as u16).to_be_bytes());
         framed.extend_from_slice(query);
         crate::wire::put(&mut framed, 2, &id.to_be_bytes());
-        self.outgoing.try_send(framed).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.0.outgoing.try_send(framed).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         landing.await.map_err(|_| io::ErrorKind::ConnectionAborted.into())
     }
+}
 
+impl Shared {
+    /// An ID of which no question waits here.
     fn enter(&self, waiting: Waiting) -> Option<u16> {
         let mut table = self.waiting.borrow_mut();
-        if self.closed.get() || table.len() >= MAX_PIPELINED {
-            return None;
-        }
         let id = (0..64).map(|_| rand::random()).find(|id| !table.contains_key(id))?;
         table.insert(id, waiting);
-        self.questions.set(self.questions.get() + 1);
         Some(id)
     }
 
@@ -140,17 +83,11 @@ impl Connection {
             let _ = one.reply.send(message);
         }
     }
-
-    /// Whoever waits learns that no reply will come.
-    fn close(&self) {
-        self.closed.set(true);
-        self.waiting.borrow_mut().clear();
-    }
 }
 
 /// Ends the wait of one question, however it ends.
 struct Leave<'c> {
-    connection: &'c Connection,
+    connection: &'c Shared,
     id: u16,
 }
 
@@ -160,40 +97,64 @@ impl Drop for Leave<'_> {
     }
 }
 
-async fn run(connection: Rc<Connection>, server: SocketAddr, mut queue: mpsc::Receiver<Vec<u8>>) {
-    if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(server)).await {
-        // Small segments at once: a question is one, and nothing follows it.
-        let _ = stream.set_nodelay(true);
-        let (mut reading, mut writing) = stream.into_split();
-        tokio::select! {
-            () = read(&connection, &mut reading) => {}
-            () = write(&connection, &mut writing, &mut queue) => {}
+async fn run(connection: Rc<Shared>, server: Arc<Server>, mut queue: mpsc::Receiver<Vec<u8>>) {
+    match timeout(CONNECT, connect(server.endpoint.addr)).await {
+        Ok(Ok(stream)) => {
+            server.links.count(Outcome::Opened);
+            connection.life.opened();
+            let (mut reading, mut writing) = stream.into_split();
+            let toll = Toll { links: &server.links, counted: Cell::new(0) };
+            tokio::select! {
+                () = read(&connection, &mut reading, &toll) => {}
+                () = write(&mut writing, &mut queue) => {}
+                () = connection.life.over(<Connection as streams::Connection>::IDLE) => {}
+            }
+            toll.count(writing.as_ref());
         }
+        Ok(Err(_)) => server.links.count(Outcome::Refused),
+        Err(_) => server.links.count(Outcome::TimedOut),
     }
-    connection.close();
+    connection.life.close();
+    // Whoever waits learns that no reply will come.
+    connection.waiting.borrow_mut().clear();
 }
 
-async fn read(connection: &Connection, stream: &mut OwnedReadHalf) {
+/// Opens a connection as all of ours are: small segments go out at once, and a peer that is gone is noticed.
+pub async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(stream)
+}
+
+/// Adds to the server's count what one connection has sent since it was last looked at.
+struct Toll<'s> {
+    links: &'s Links,
+    counted: Cell<u32>,
+}
+
+impl Toll<'_> {
+    fn count(&self, stream: &TcpStream) {
+        let sent = segments::sent(stream);
+        self.links.sent(sent.saturating_sub(self.counted.replace(sent)));
+    }
+}
+
+async fn read(connection: &Shared, stream: &mut OwnedReadHalf, toll: &Toll<'_>) {
     while let Ok(length) = stream.read_u16().await {
         let mut message = vec![0; usize::from(length)];
         if stream.read_exact(&mut message).await.is_err() {
             return;
         }
+        toll.count(stream.as_ref());
         connection.dispatch(message);
     }
 }
 
-async fn write(connection: &Connection, stream: &mut OwnedWriteHalf, queue: &mut mpsc::Receiver<Vec<u8>>) {
-    loop {
-        match timeout(IDLE, queue.recv()).await {
-            Ok(Some(framed)) => {
-                if stream.write_all(&framed).await.is_err() {
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(_) if connection.waiting.borrow().is_empty() => return,
-            Err(_) => {}
+async fn write(stream: &mut OwnedWriteHalf, queue: &mut mpsc::Receiver<Vec<u8>>) {
+    while let Some(framed) = queue.recv().await {
+        if stream.write_all(&framed).await.is_err() {
+            return;
         }
     }
 }

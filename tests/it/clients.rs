@@ -14,6 +14,7 @@ use crate::lab::lab;
 pub struct Pod {
     namespace: String,
     pub node: Ipv4Addr,
+    pub own: Ipv4Addr,
 }
 
 impl Pod {
@@ -30,7 +31,7 @@ impl Pod {
         // A pair (RFC 3021) of 198.18.0.0/15, which is for tests (RFC 2544), one for each process and pod.
         let base = 0xc612_0000 | (pid & 0x3ff) << 7 | (number & 63) << 1;
         let (node, own) = (Ipv4Addr::from(base), Ipv4Addr::from(base + 1));
-        let pod = Pod { namespace: format!("nodens-{pid}-{number}"), node };
+        let pod = Pod { namespace: format!("nodens-{pid}-{number}"), node, own };
         let namespace = &pod.namespace;
         for step in [
             format!("netns add {namespace}"),
@@ -63,6 +64,19 @@ impl Pod {
         let mut command = tool("ip");
         command.args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_nodens")]).args(args);
         command
+    }
+
+    /// Runs `ip` inside.
+    pub fn ip(&self, args: &str) {
+        let inside = ["-n", &self.namespace];
+        let done = tool("ip").args(inside).args(args.split(' ')).output().unwrap();
+        assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Pulls its cable out, or puts it in again.
+    pub fn set_link(&self, state: &str) {
+        let name = self.namespace.replace("nodens-", "nd").replace('-', "b");
+        self.ip(&format!("link set {name} {state}"));
     }
 
     /// Rewrites the search line of its resolv.conf.

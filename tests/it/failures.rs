@@ -149,3 +149,30 @@ fn starting_without_any_upstream_is_no_reason_not_to_start() {
     let nodens = Nodens::before(free_addr(), &[]);
     assert_eq!(nodens.get("/ready").0, 200);
 }
+
+#[test]
+fn a_server_that_resets_every_connection_is_met_with_few() {
+    let resets = Upstream::start(|_| vec![(0, vec![])]);
+    let nodens = Nodens::start(&["--workers", "1", "--upstream", &format!("tcp://{}", resets.addr)]);
+    let questions = 300;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for n in 0..questions {
+        socket.send_to(&query(&format!("n{n}.example.com"), RecordType::A), nodens.addr).unwrap();
+    }
+    assert_eq!(code(&nodens, "last.example.com"), (ResponseCode::ServFail, Some(23)));
+    let unanswered = nodens.metric("nodens_upstream_connections_total", &["unanswered"]);
+    // Two before the first failure, then one after each pause; five tries take less than 2 s.
+    assert!((2..=8).contains(&unanswered), "{unanswered} connections for {questions} questions");
+}
+
+#[test]
+fn segments_are_counted() {
+    let upstream = Upstream::simple(|asked| asked.address(300, 1));
+    let nodens = Nodens::start(&["--workers", "1", "--upstream", &format!("tcp://{}", upstream.addr)]);
+    for n in 0..20 {
+        assert_eq!(code(&nodens, &format!("n{n}.example.com")).0, ResponseCode::NoError);
+    }
+    let segments = nodens.metric("nodens_upstream_segments_total", &[]);
+    assert!((20..=80).contains(&segments), "{segments} for 20 questions");
+    assert_eq!(nodens.metric("nodens_upstream_connections_total", &["opened"]), 1);
+}

@@ -45,10 +45,17 @@ impl Drop for Lab {
 
 /// The lab's process, its internet's address and its counts' address.
 pub fn lab(args: &[&str]) -> (Lab, std::net::SocketAddr, String) {
-    let mut command = nodens();
-    command
-        .args(["lab", "--cluster", "127.0.0.1:0", "--internet", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .args(args);
+    lab_by(nodens(), std::net::Ipv4Addr::LOCALHOST, args)
+}
+
+/// The same by a command of its own, on this address.
+pub fn lab_by(
+    mut command: Command,
+    own: std::net::Ipv4Addr,
+    args: &[&str],
+) -> (Lab, std::net::SocketAddr, String) {
+    let own = format!("{own}:0");
+    command.args(["lab", "--cluster", &own, "--internet", &own, "--admin", "127.0.0.1:0"]).args(args);
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();

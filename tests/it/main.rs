@@ -25,3 +25,4 @@ mod odd_queries;
 mod search;
 mod stop;
 mod streams;
+mod upstreams;
