@@ -1,0 +1,53 @@
+//! Single questions, for what is not measured: is a server there, what does its answer look like.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nodens::wire::name::Name;
+
+/// For a server to be there, on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For one reply.
+const REPLY: Duration = Duration::from_secs(5);
+
+/// A plain query for A.
+pub fn query(name: &str) -> Vec<u8> {
+    let name = Name::from_text(name).unwrap();
+    [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name.as_wire(), &[0, 1, 0, 1]].concat()
+}
+
+/// One reply, if it comes soon.
+pub fn udp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
+    udp_from([127, 0, 0, 1].into(), server, query)
+}
+
+/// The same from another address of the loopback network.
+pub fn udp_from(own: IpAddr, server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind((own, 0)).unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(REPLY)).unwrap();
+    socket.send(query).ok()?;
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).ok()?;
+    (length >= 12).then(|| buffer[..length].to_vec())
+}
+
+/// Waits for something to come true; panics where it never does.
+pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_there() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The body of a page.
+pub fn http(server: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(server).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.split_once("\r\n\r\n").map(|(_, body)| body.to_string())
+}

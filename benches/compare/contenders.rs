@@ -1,0 +1,159 @@
+//! Who is compared: the two echoes, nodens, and every peer that is installed, each alone on its core in front of the authority.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::ask::{self, wait_for};
+use crate::authority::service;
+use crate::echo::{self, Template};
+use crate::machine::{self, Cores, Dir, find, free_addr, pinned, says};
+use crate::peers::{PEERS, Peer};
+
+/// What a contender is in the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The least that an answer can cost.
+    Floor,
+    /// What the promise is measured against.
+    Echo,
+    /// nodens.
+    Ours,
+    /// What it is compared with.
+    Peer,
+}
+
+/// One of them, installed.
+#[derive(Clone)]
+pub struct Contender {
+    pub name: &'static str,
+    pub role: Role,
+    pub version: String,
+    program: PathBuf,
+    peer: Option<&'static Peer>,
+}
+
+/// Where one runs, and in front of what.
+pub struct Place<'a> {
+    pub cores: &'a Cores,
+    pub authority: SocketAddr,
+}
+
+/// The echoes, nodens, and the peers that are there, in this order; and the names of those that are not.
+pub fn all() -> (Vec<Contender>, Vec<&'static str>) {
+    let nodens = PathBuf::from(env!("CARGO_BIN_EXE_nodens"));
+    let own = |name, role| Contender {
+        name,
+        role,
+        version: env!("CARGO_PKG_VERSION").into(),
+        program: nodens.clone(),
+        peer: None,
+    };
+    let mut there = vec![own("plain echo", Role::Floor), own("echo", Role::Echo), own("nodens", Role::Ours)];
+    let mut absent = Vec::new();
+    for peer in PEERS {
+        // A path in the environment comes first: a newer one, say, built from source.
+        let variable = format!("NODENS_COMPARE_{}", peer.name.to_uppercase().replace('-', "_"));
+        let named = std::env::var_os(&variable).map(PathBuf::from);
+        if let Some(program) = &named {
+            assert!(program.is_file(), "{variable}: there is no {}", program.display());
+        }
+        match named.or_else(|| find(peer.tool)) {
+            Some(program) => {
+                let version = version(&says(&program, peer.version));
+                there.push(Contender {
+                    name: peer.name,
+                    role: Role::Peer,
+                    version,
+                    program,
+                    peer: Some(peer),
+                });
+            }
+            None => absent.push(peer.name),
+        }
+    }
+    (there, absent)
+}
+
+/// The first thing that looks like a version: digits, a dot, digits.
+pub fn version(text: &str) -> String {
+    let is_version = |word: &&str| {
+        let mut parts = word.split('.');
+        let is_number =
+            |part: Option<&str>| part.is_some_and(|part| part.starts_with(|c: char| c.is_ascii_digit()));
+        is_number(parts.next()) && is_number(parts.next())
+    };
+    let words = text.split(|c: char| c.is_whitespace() || ",()-".contains(c));
+    let words = words.map(|word| word.trim_start_matches(['v', 'V']));
+    words.into_iter().find(is_version).unwrap_or("?").to_string()
+}
+
+/// A running contender.
+pub struct Server {
+    pub contender: Contender,
+    pub addr: SocketAddr,
+    /// Where nodens shows its metrics.
+    pub admin: SocketAddr,
+    child: Child,
+    _dir: Dir,
+}
+
+impl Server {
+    /// Starts it and waits until it answers. An echo needs to know what to answer.
+    pub fn start(contender: &Contender, place: &Place<'_>, template: Option<&Template>) -> Server {
+        let (dir, addr, admin) = (Dir::new(contender.name), free_addr(), free_addr());
+        let program = &contender.program;
+        let mut command = match (contender.role, contender.peer) {
+            (Role::Floor, _) => echo::command(echo::PLAIN, template.unwrap(), addr, &place.cores.server),
+            (Role::Echo, _) => echo::command(echo::LOOP, template.unwrap(), addr, &place.cores.server),
+            (Role::Ours, _) | (_, None) => nodens(program, addr, admin, place),
+            (Role::Peer, Some(peer)) => {
+                let mut command = pinned(&place.cores.server, program);
+                (peer.arguments)(&mut command, &dir, addr, place.authority);
+                command
+            }
+        };
+        let log = dir.0.join("log");
+        let file = std::fs::File::create(&log).unwrap();
+        // An echo ends with its input, whatever becomes of this process.
+        let stdin = if command.get_args().any(|arg| arg == echo::LOOP || arg == echo::PLAIN) {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        command.stdin(stdin).stdout(file.try_clone().unwrap()).stderr(file);
+        let mut child = command.spawn().unwrap();
+        let query = ask::query(&service(0));
+        wait_for(contender.name, || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("{} ended, {status}: {}", contender.name, std::fs::read_to_string(&log).unwrap());
+            }
+            ask::udp(addr, &query).is_some_and(|reply| reply[3] & 15 == 0 && reply[7] > 0)
+        });
+        Server { contender: contender.clone(), addr, admin, child, _dir: dir }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        machine::end(&mut self.child);
+    }
+}
+
+/// As it comes, with one worker for its one core, and room for all answers as the peers have it.
+fn nodens(program: &Path, addr: SocketAddr, admin: SocketAddr, place: &Place<'_>) -> Command {
+    let mut command = pinned(&place.cores.server, program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("NODENS_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(["serve", "--workers", "1", "--cache-size", "512MiB", "--search-list", "node.internal"]);
+    command.args(["--listen", &addr.to_string(), "--admin", &admin.to_string()]);
+    command.args(["--upstream", &format!("udp://{}", place.authority)]);
+    command
+}
