@@ -1,21 +1,23 @@
 //! The store: every answer, least recently used out first, bounded in bytes, and no client's alone.
 //!
-//! Two moka caches share the bytes. Answers go to `common` while the clients who brought them hold less than
-//! their share of it; beyond that they go to `spill`. So a client that asks a million names turns over its
-//! share and the spill, while a quarter of the whole stays with the others; and a single client of an otherwise
-//! quiet node still has three quarters for itself.
+//! Two moka caches share the bytes. Every answer goes to `common`. What is pushed out of it goes to the `refuge` if the
+//! clients who brought it hold less than their share of `common`, and away if they hold more. So a client that asks
+//! a million names turns over `common` and nothing else, while a quarter of the whole stays with the others; and a
+//! single client of an otherwise quiet node has three quarters for itself, its least recently used names out first.
+//!
+//! An answer that has ended stays until room is needed: a timer for each would cost more memory than it gives back.
 //!
 //! Shares are counted per bucket of client addresses, in a fixed table: two clients in one bucket share a
-//! share, which costs them the spill's shorter memory and nothing else.
+//! share, which costs them the refuge and nothing else.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use moka::Expiry;
+use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::{Cache, CacheBuilder};
 
@@ -24,9 +26,12 @@ use super::key::{PassThrough, QueryKey};
 
 /// Buckets of client addresses: 8 bytes each, many times the pods of a node.
 pub const BUCKETS: usize = 4096;
-/// What an entry costs beside its own bytes: both `Arc`s, moka's nodes, timer and table, allocator rounding.
-/// `benches/memory.rs` measures 394 to 414.
-pub const ENTRY_OVERHEAD: u32 = 432;
+/// A quarter of the bytes is the refuge, and a client's share is as much: what is spared for one fits whole, and three clients
+/// together fill `common` with theirs before what a fourth is spared could be displaced.
+const QUARTER: u64 = 4;
+/// What an entry costs beside its own bytes: both `Arc`s, moka's nodes and table, allocator rounding.
+/// `benches/memory.rs` measures 345 to 360.
+pub const ENTRY_OVERHEAD: u32 = 376;
 /// Questions whose failures in a row are remembered; about 100 bytes each.
 pub const MAX_FAILING: u64 = 16_384;
 /// A question that has not failed for this long begins anew.
@@ -37,10 +42,9 @@ type Level = Cache<u64, Arc<Entry>, PassThrough>;
 /// All answers.
 pub struct Store {
     common: Level,
-    spill: Level,
+    refuge: Level,
     failing: Cache<u64, u8, PassThrough>,
     held: Arc<[AtomicU64]>,
-    share: u64,
     addresses: RandomState,
 }
 
@@ -48,24 +52,27 @@ impl Store {
     /// An empty store of so many bytes.
     pub fn new(bytes: u64) -> Store {
         let held: Arc<[AtomicU64]> = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        let common = bytes / 4 * 3;
-        let left = Arc::clone(&held);
+        let share = bytes / QUARTER;
+        let refuge = level(share).build_with_hasher(PassThrough::default());
+        let (holders, way_out) = (Arc::clone(&held), refuge.clone());
+        let pushed_out = move |hash: Arc<u64>, entry: Arc<Entry>, cause| {
+            let Some(held) = holders.get(usize::from(entry.bucket().0)) else { return };
+            let before = held.fetch_sub(u64::from(weight(&entry)), Ordering::Relaxed);
+            if cause == RemovalCause::Size && before <= share && !entry.is_void() {
+                way_out.insert(*hash, entry);
+            }
+        };
         Store {
-            common: level(common)
-                .eviction_listener(move |_, entry: Arc<Entry>, _| {
-                    if let Some(bucket) = left.get(usize::from(entry.bucket().0)) {
-                        bucket.fetch_sub(u64::from(weight(&entry)), Ordering::Relaxed);
-                    }
-                })
+            common: level(bytes - share)
+                .eviction_listener(pushed_out)
                 .build_with_hasher(PassThrough::default()),
-            spill: level(bytes - common).build_with_hasher(PassThrough::default()),
+            refuge,
             failing: Cache::builder()
                 .max_capacity(MAX_FAILING)
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(FAILURES_FORGOTTEN)
                 .build_with_hasher(PassThrough::default()),
             held,
-            share: common / 3 * 2,
             addresses: RandomState::default(),
         }
     }
@@ -77,7 +84,7 @@ impl Store {
 
     /// The answer to a key, fresh or not.
     pub fn get(&self, key: &QueryKey) -> Option<Arc<Entry>> {
-        let found = self.common.get(&key.hash()).or_else(|| self.spill.get(&key.hash()))?;
+        let found = self.common.get(&key.hash()).or_else(|| self.refuge.get(&key.hash()))?;
         found.answers(key).then_some(found)
     }
 
@@ -85,12 +92,10 @@ impl Store {
     pub fn insert(&self, entry: Arc<Entry>) {
         let hash = entry.hash();
         let Some(held) = self.held.get(usize::from(entry.bucket().0)) else { return };
-        if held.load(Ordering::Relaxed) < self.share || self.common.contains_key(&hash) {
-            held.fetch_add(u64::from(weight(&entry)), Ordering::Relaxed);
-            self.spill.invalidate(&hash);
-            self.common.insert(hash, entry);
-        } else {
-            self.spill.insert(hash, entry);
+        held.fetch_add(u64::from(weight(&entry)), Ordering::Relaxed);
+        self.common.insert(hash, entry);
+        if self.refuge.contains_key(&hash) {
+            self.refuge.invalidate(&hash);
         }
     }
 
@@ -111,7 +116,7 @@ impl Store {
 
     /// Entries and bytes held. Settles what moka has put off, so it is for whoever scrapes, not for a worker.
     pub fn usage(&self) -> (u64, u64) {
-        let levels = [&self.common, &self.spill];
+        let levels = [&self.common, &self.refuge];
         levels.iter().for_each(|level| level.run_pending_tasks());
         (levels.map(Cache::entry_count).iter().sum(), levels.map(Cache::weighted_size).iter().sum())
     }
@@ -122,29 +127,9 @@ fn level(bytes: u64) -> CacheBuilder<u64, Arc<Entry>, Cache<u64, Arc<Entry>>> {
         .max_capacity(bytes)
         .eviction_policy(EvictionPolicy::lru())
         .weigher(|_, entry: &Arc<Entry>| weight(entry))
-        .expire_after(ByLifetime)
 }
 
 /// Bytes an entry takes in the store.
 pub fn weight(entry: &Entry) -> u32 {
     u32::try_from(entry.size_with_parts()).unwrap_or(u32::MAX).saturating_add(ENTRY_OVERHEAD)
-}
-
-/// Each entry leaves when its answer has ended, also one that replaces another.
-struct ByLifetime;
-
-impl Expiry<u64, Arc<Entry>> for ByLifetime {
-    fn expire_after_create(&self, _: &u64, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(Duration::from_millis(entry.lifetime_ms()))
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &u64,
-        entry: &Arc<Entry>,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(Duration::from_millis(entry.lifetime_ms()))
-    }
 }

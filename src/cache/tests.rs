@@ -203,6 +203,18 @@ fn one_client_cannot_push_out_what_others_brought() {
 }
 
 #[test]
+fn a_single_client_finds_its_latest_names_however_many_it_had_before() {
+    let cache = cache(1 << 20, 0);
+    for n in 0..20_000 {
+        keep(&cache, &format!("earlier{n}.example"), Kind::Data, 3600, 1, START);
+    }
+    let latest: Vec<String> = (0..1000).map(|n| format!("latest{n}.example")).collect();
+    latest.iter().for_each(|name| drop(keep(&cache, name, Kind::Data, 3600, 1, START)));
+    cache.usage();
+    assert!(latest.iter().all(|name| is_stored(&cache, name, START)));
+}
+
+#[test]
 fn the_hot_level_drops_what_is_not_used_before_what_is() {
     let cache = cache(1 << 22, 100);
     let promote = |name: &str| {
