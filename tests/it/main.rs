@@ -21,6 +21,7 @@ mod forgery;
 mod harness;
 mod lab;
 mod libraries;
+mod neighbours;
 mod odd_queries;
 mod search;
 mod stop;

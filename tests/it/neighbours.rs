@@ -1,0 +1,121 @@
+//! What one client does to a worker, another does not feel: hits between floods of misses and connections that stand still.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::RecordType;
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{Nodens, PATIENCE, Upstream, query, tcp, udp_from};
+
+/// Answers what is called good and is silent otherwise, so that each miss waits as long as it may.
+fn upstream() -> Upstream {
+    Upstream::start(
+        |asked| {
+            if asked.name().starts_with("good") { vec![(0, asked.address(3600, 1))] } else { vec![] }
+        },
+    )
+}
+
+/// Questions of a flood that are not answered yet, as a load generator bounds them: twice what one client may have waiting,
+/// so that most of them are refused at once.
+const WINDOW: u64 = 2048;
+
+/// A client that asks for names that nobody has, as fast as it is answered.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn of(own: [u8; 4], server: SocketAddr) -> Flood {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let thread = std::thread::spawn(move || {
+            let socket = UdpSocket::bind((IpAddr::from(own), 0)).unwrap();
+            socket.connect(server).unwrap();
+            let mut answered = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let number = count.load(Ordering::Relaxed);
+                socket.set_nonblocking(number - answered < WINDOW).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                while socket.recv(&mut [0; 512]).is_ok() {
+                    answered += 1;
+                    socket.set_nonblocking(true).unwrap();
+                }
+                if number - answered < WINDOW {
+                    socket.send(&query(&format!("miss{number}.example.com"), RecordType::A)).unwrap();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Flood { stop, sent, thread: Some(thread) }
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn connect_from(own: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((own, 0)).into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn all_answered(nodens: &Nodens, own: [u8; 4], names: usize) {
+    for number in 0..names {
+        let packet = query(&format!("good{}.example.com", number % 100), RecordType::A);
+        let reply = udp_from(own.into(), nodens.addr, &packet).expect("a hit is not lost");
+        assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, ResponseCode::NoError);
+    }
+}
+
+#[test]
+fn a_flood_of_misses_leaves_the_hits_of_others_alone() {
+    let upstream = upstream();
+    let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
+    all_answered(&nodens, [127, 0, 7, 1], 200);
+    let flood = Flood::of([127, 0, 7, 2], nodens.addr);
+    while flood.sent() < 5000 {
+        std::thread::yield_now();
+    }
+    let before = flood.sent();
+    all_answered(&nodens, [127, 0, 7, 1], 1000);
+    assert!(flood.sent() > before + 1000, "it went on meanwhile");
+}
+
+#[test]
+fn connections_that_stand_still_leave_honest_ones_and_datagrams_alone() {
+    let upstream = upstream();
+    let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
+    all_answered(&nodens, [127, 0, 8, 1], 100);
+    let mut stuck: Vec<TcpStream> =
+        (0..300u16).map(|n| connect_from([127, 0, 8, 2 + (n % 3) as u8], nodens.addr)).collect();
+    stuck.iter_mut().for_each(|stream| stream.write_all(&[0, 40, 1]).unwrap());
+    let opened = Instant::now();
+    all_answered(&nodens, [127, 0, 8, 1], 500);
+    for number in 0..20 {
+        let packet = query(&format!("good{number}.example.com"), RecordType::A);
+        assert!(tcp(nodens.addr, &packet).is_some());
+    }
+    let is_closed = |stream: &mut TcpStream| matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_));
+    assert!(stuck.iter_mut().all(is_closed));
+    assert!(opened.elapsed() < PATIENCE, "by the server, not by the reader's patience");
+}
