@@ -2,14 +2,17 @@
 
 use std::fmt::Write as _;
 
-use crate::Results;
 use crate::contenders::Role;
+use crate::measure::Row;
+use crate::memory::Memory;
 use crate::ratios::Spread;
+use crate::report;
+use crate::{Bench, Results};
 
 /// All in pixels.
 const WIDTH: usize = 760;
 const MARGIN: usize = 16;
-const LABELS: usize = 130;
+const LABELS: usize = 180;
 const VALUES: usize = 70;
 const BAR: usize = 16;
 const STEP: usize = 22;
@@ -21,22 +24,8 @@ struct Panel {
     bars: Vec<(String, Role, f64)>,
 }
 
-pub fn draw(results: &Results) -> String {
-    let mut panels: Vec<Panel> = Vec::new();
-    for (workload, rows) in &results.rows {
-        let bar = |row: &crate::measure::Row| {
-            (row.contender.name.to_string(), row.contender.role, Spread::of_costs(&row.samples).median)
-        };
-        let title = format!("{}: server CPU per answer, µs", workload.title());
-        panels.push(Panel { title, bars: rows.iter().map(bar).collect() });
-    }
-    if !results.memory.is_empty() {
-        let bars = results
-            .memory
-            .iter()
-            .map(|one| (one.contender.name.to_string(), one.contender.role, one.bytes_each));
-        panels.push(Panel { title: "memory per answer, bytes".into(), bars: bars.collect() });
-    }
+pub fn draw(bench: &Bench, results: &Results) -> String {
+    let panels = panels(bench, results);
     let height = 2 * MARGIN + panels.iter().map(|panel| TITLE + panel.bars.len() * STEP).sum::<usize>();
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -49,6 +38,24 @@ pub fn draw(results: &Results) -> String {
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+fn panels(bench: &Bench, results: &Results) -> Vec<Panel> {
+    let mut panels: Vec<Panel> = Vec::new();
+    for (workload, rows) in &results.rows {
+        let bar = |row: &Row| {
+            let label = report::label(bench, *workload, row);
+            (label, row.contender.role, Spread::of_costs(&row.samples).median)
+        };
+        let title = format!("{}: server CPU per answer, µs", workload.title());
+        panels.push(Panel { title, bars: rows.iter().map(bar).collect() });
+    }
+    if !results.memory.is_empty() {
+        let bar = |one: &Memory| Some((one.contender.name.to_string(), one.contender.role, one.bytes_each?));
+        let bars = results.memory.iter().filter_map(bar).collect();
+        panels.push(Panel { title: "memory per answer, bytes".into(), bars });
+    }
+    panels
 }
 
 /// Each panel has a scale of its own, from zero.

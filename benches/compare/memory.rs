@@ -14,14 +14,17 @@ const IN_FLIGHT: u32 = 50;
 const BEFORE: usize = 50;
 /// One in so many is asked for again.
 const AGAIN: usize = 10;
+/// No cache holds an answer in less; what grows by less has taken its room at its start, as dnsmasq does.
+const LEAST_BYTES: f64 = 16.0;
 
 /// What came of it.
 pub struct Memory {
     pub contender: Contender,
-    pub bytes_each: f64,
+    /// What the process has grown by for each answer; nothing where it had taken its room before.
+    pub bytes_each: Option<f64>,
     /// Answers that came.
     pub answers: u64,
-    /// Bytes of the process in memory at the end. dnsmasq has room for all answers from its start, so that it grows by less than it uses.
+    /// Bytes of the process in memory at the end.
     pub resident: u64,
     /// Of a hundred answers so many were still answered without the authority: it used so much less CPU for them.
     pub kept_percent: f64,
@@ -53,9 +56,10 @@ fn fill(bench: &Bench, contender: &Contender) -> Memory {
     let some: String = all.lines().step_by(AGAIN).flat_map(|line| [line, "\n"]).collect();
     fs::write(&file, some).unwrap();
     let (_, cost_again) = ask(&file);
+    let bytes_each = after.saturating_sub(before) as f64 / said.answered.max(1) as f64;
     Memory {
         contender: contender.clone(),
-        bytes_each: after.saturating_sub(before) as f64 / said.answered.max(1) as f64,
+        bytes_each: Some(bytes_each).filter(|bytes| *bytes >= LEAST_BYTES),
         answers: said.answered,
         resident: after,
         kept_percent: (100.0 * (1.0 - cost_again / cost)).max(0.0),

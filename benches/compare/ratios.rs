@@ -66,9 +66,9 @@ pub fn all(results: &Results) -> Vec<Ratio> {
             goal: Some(1.15),
         });
     }
-    let memory = |name: &str| results.memory.iter().find(|one| one.contender.name == name);
+    let memory = |name: &str| results.memory.iter().find(|one| one.contender.name == name)?.bytes_each;
     if let (Some(ours), Some(unbound)) = (memory("nodens"), memory("unbound")) {
-        let spread = Spread::of([ours.bytes_each / unbound.bytes_each]);
+        let spread = Spread::of([ours / unbound]);
         ratios.push(Ratio { what: "memory per answer: nodens / unbound".into(), spread, goal: Some(1.0) });
     }
     ratios

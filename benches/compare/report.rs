@@ -87,12 +87,11 @@ pub fn tables(bench: &Bench, results: &Results) -> Vec<Table> {
 fn loads(bench: &Bench, workload: Workload, rows: &[Row]) -> Table {
     let (planned, rounds) = (bench.plan.rate_of(workload), bench.plan.rounds_of(workload));
     let line = |row: &Row| {
-        let slower = if row.rate == planned { String::new() } else { format!(" at {}/s", grouped(row.rate)) };
         let latency = Spread::of(row.samples.iter().map(|sample| sample.said.latency_us));
         // Where the server was not busy all the time, the client could not ask for more.
         let bound = if row.most.busy() < 0.9 { "> " } else { "" };
         vec![
-            format!("{}{slower}", row.contender.name),
+            label(bench, workload, row),
             cost(&row.samples),
             format!("{bound}{}", grouped(row.most.said.per_second() as u32)),
             format!("{:.0}", latency.median),
@@ -116,9 +115,19 @@ fn loads(bench: &Bench, workload: Workload, rows: &[Row]) -> Table {
     }
 }
 
+/// A contender's name, with its rate where it keeps up with a lower one only.
+pub fn label(bench: &Bench, workload: Workload, row: &Row) -> String {
+    let name = row.contender.name;
+    if row.rate == bench.plan.rate_of(workload) {
+        return name.to_string();
+    }
+    format!("{name} at {}/s", grouped(row.rate))
+}
+
 fn memory(lines: &[Memory]) -> Table {
     let line = |one: &Memory| {
-        let (bytes, kept) = (format!("{:.0}", one.bytes_each), format!("{:.0} %", one.kept_percent));
+        let bytes = one.bytes_each.map_or("taken at start".into(), |bytes| format!("{bytes:.0}"));
+        let kept = format!("{:.0} %", one.kept_percent);
         let (answers, resident) = (grouped(one.answers as u32), format!("{:.0}", one.resident as f64 / 1e6));
         vec![one.contender.name.to_string(), bytes, answers, kept, resident]
     };
@@ -237,5 +246,5 @@ pub fn write(bench: &Bench, results: &Results, folder: &Path) {
     let circumstances = circumstances(bench);
     fs::write(&path, format!("{before}{BEGIN}\n\n{circumstances}\n\n{chart}\n\n{tables}{END}{after}"))
         .unwrap();
-    fs::write(folder.join("benchmarks.svg"), chart::draw(results)).unwrap();
+    fs::write(folder.join("benchmarks.svg"), chart::draw(bench, results)).unwrap();
 }

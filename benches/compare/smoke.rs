@@ -84,7 +84,7 @@ fn check_results(bench: &Bench, results: &Results) {
         assert!(used(row) && row.most.said.answered > 0 && row.p99_us > 0, "{}", row.contender.name);
     }
     assert_eq!(results.memory.len(), caches);
-    assert!(results.memory.iter().all(|one| one.bytes_each > 0.0 && one.answers > 0));
+    assert!(results.memory.iter().all(|one| one.resident > 0 && one.answers > 0));
     assert!(results.learned.iter().all(|line| line.samples.iter().all(|sample| sample.said.noerror > 0)));
     let text = report::json(bench, results).to_string();
     assert!(text.contains("hot UDP: nodens / echo"), "{text}");
