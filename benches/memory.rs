@@ -51,7 +51,8 @@ fn answer(number: u32, records: usize) -> (Vec<u8>, Answer) {
 /// Fills a store and tells the bytes of memory and of the entries' own, for each entry. The store is given back so that
 /// the next does not settle in its freed memory.
 fn fill(entries: u32, records: usize) -> (u64, u64, Cache) {
-    let caps = Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600) };
+    let day = Duration::from_secs(86_400);
+    let caps = Caps { positive: day, negative: Duration::from_secs(3600), stale: day };
     let size = Size { store_bytes: 1 << 40, hot_entries: 0, hot_bytes: 0 };
     let (cache, clock) = (Cache::new(size, caps), Clock::start());
     let before = resident();

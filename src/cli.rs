@@ -113,6 +113,10 @@ pub(crate) struct Settings {
     /// Memory for answers, such as 64MiB [default: 64MiB]
     #[arg(long, value_name = "SIZE", env = "NODENS_CACHE_SIZE")]
     cache_size: Option<String>,
+    /// How long past its TTL an answer may be given where nothing newer can be had, such as 1d, or 0 for never
+    /// [default: 1d]
+    #[arg(long, value_name = "TIME", env = "NODENS_MAX_STALE")]
+    max_stale: Option<String>,
     /// Address of /health, /ready and /metrics, or off [default: 127.0.0.1:9253]
     #[arg(long, value_name = "ADDR:PORT|off", env = "NODENS_ADMIN")]
     admin: Option<String>,
@@ -183,6 +187,7 @@ impl Settings {
             cache_size: text(&self.cache_size, "cache_size"),
             max_ttl: None,
             max_negative_ttl: None,
+            max_stale: text(&self.max_stale, "max_stale"),
             search: text(&self.search, "search"),
             search_list: list(&self.search_list, "search_list"),
             denial_cut: self.denial_cut.then(|| Written { value: true, at: at("denial_cut") }),

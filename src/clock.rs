@@ -1,6 +1,6 @@
 //! The one place that reads the clock for the cache: monotonic, and paused together with the tests' runtime.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -32,6 +32,11 @@ impl Clock {
     #[inline]
     pub fn now_us(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The instant that so many microseconds since the start were.
+    pub fn instant(&self, us: u64) -> Instant {
+        self.start + Duration::from_micros(us)
     }
 
     /// Seconds of Unix time at a moment, for the time stamps of cookies (RFC 9018 section 4.3).

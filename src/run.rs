@@ -173,9 +173,10 @@ pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
         zones.set(&forward.zone, &Endpoints { members: forward.servers.clone(), last_resort: vec![] });
     }
     let hot_bytes = usize::try_from(config.cache_bytes / limits::HOT_PART).unwrap_or(usize::MAX);
+    let caps = Caps { positive: config.max_ttl, negative: config.max_negative_ttl, stale: config.max_stale };
     let size = Size { store_bytes: config.cache_bytes, hot_entries: limits::HOT_ENTRIES, hot_bytes };
     Shared {
-        cache: Cache::new(size, Caps { positive: config.max_ttl, negative: config.max_negative_ttl }),
+        cache: Cache::new(size, caps),
         upstreams: Upstreams { zones, nonces: loops::Nonces::default() },
         flights: Arc::new(Flights::default()),
         walks: Arc::new(Flights::default()),

@@ -12,7 +12,9 @@ pub mod store;
 pub mod ttl;
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::wire::answer::{Answer, Kind};
 use entry::{ClientBucket, Entry, Role};
@@ -20,7 +22,7 @@ use held::Held;
 use hot::{Hot, HotPin};
 use key::{KeyHasher, QueryKey};
 use store::Store;
-use ttl::{Caps, Moment};
+use ttl::{Caps, Moment, Recheck, STALE_TTL};
 
 /// How much each level may hold.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +42,35 @@ pub enum Level {
     Hot,
     /// The large one.
     Store,
+}
+
+/// An answer that may be given.
+#[derive(Clone)]
+pub struct Given {
+    /// It.
+    pub entry: Arc<Entry>,
+    /// It has ended, and is given only for want of a newer one (RFC 8767).
+    pub is_stale: bool,
+}
+
+impl Given {
+    /// An answer as good as on the day it came.
+    pub fn fresh(entry: Arc<Entry>) -> Given {
+        Given { entry, is_stale: false }
+    }
+
+    /// For how long something may rest on it: until it ends, or for the TTL that it is given with.
+    pub fn serves_for(&self, now: Moment) -> Duration {
+        if self.is_stale { STALE_TTL } else { self.entry.remaining(now) }
+    }
+}
+
+impl Deref for Given {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
 }
 
 /// Both levels and the rules of what goes in.
@@ -73,35 +104,65 @@ impl Cache {
         self.hot.pin()
     }
 
-    /// The store's fresh answer; it moves up, since it has now been asked for twice.
-    pub fn stored(&self, key: &QueryKey, now: Moment) -> Option<Arc<Entry>> {
-        let entry = self.store.get(key).filter(|entry| entry.is_fresh(now))?;
-        self.hot.promote(&entry, now);
-        Some(entry)
+    /// The store's answer. A fresh one moves up, since it has now been asked for twice; a stale one stays: what is hot is
+    /// fresh.
+    pub fn stored(&self, key: &QueryKey, now: Moment) -> Option<Given> {
+        let entry = self.store.get(key)?;
+        if entry.is_fresh(now) {
+            self.hot.promote(&entry, now);
+            return Some(Given::fresh(entry));
+        }
+        entry.is_stale(now, self.caps).then_some(Given { entry, is_stale: true })
     }
 
     /// The fresh answer of the store, or one that something composed is made of; left where it is.
     pub fn peek(&self, key: &QueryKey, now: Moment) -> Option<Arc<Entry>> {
+        self.known(key, now).filter(|given| !given.is_stale).map(|given| given.entry)
+    }
+
+    /// What is known of a key, fresh if there is such, stale if not; left where it is.
+    pub fn known(&self, key: &QueryKey, now: Moment) -> Option<Given> {
         let fresh = |entry: &Arc<Entry>| entry.is_fresh(now);
-        self.store.get(key).filter(fresh).or_else(|| self.held.get(key).filter(fresh))
+        let stale = |entry: &Arc<Entry>| entry.is_stale(now, self.caps);
+        let (stored, held) = (self.store.get(key), || self.held.get(key));
+        let found = stored.clone().filter(fresh).or_else(|| held().filter(fresh)).map(Given::fresh);
+        let ended = || stored.filter(stale).or_else(|| held().filter(stale));
+        found.or_else(|| ended().map(|entry| Given { entry, is_stale: true }))
+    }
+
+    /// What is to be done about a stale answer.
+    pub fn recheck(&self, key: &QueryKey, now: Moment) -> Recheck {
+        ttl::recheck(self.store.last_failure(key), now)
     }
 
     /// Makes an entry of an upstream's answer and keeps it for as long as its records allow.
     ///
-    /// `client` is whose question brought it: its share of the store is bounded. A failure does not replace an
-    /// answer that came meanwhile: then that is what is told.
-    pub fn keep(&self, key: &QueryKey, answer: Answer, client: IpAddr, now: Moment) -> Arc<Entry> {
-        let before = self.peek(key, now);
-        let failures = match (answer.kind, &before) {
-            (Kind::Failure, Some(good)) if good.kind() != Kind::Failure => return Arc::clone(good),
-            (Kind::Failure, _) => self.store.failed(key),
+    /// `client` is whose question brought it: its share of the store is bounded. A failure does not replace an answer
+    /// that is still there, be it a stale one (RFC 8767 section 4): it says when to ask again. Where that answer is
+    /// fresh it is what is told.
+    pub fn keep(&self, key: &QueryKey, mut answer: Answer, client: IpAddr, now: Moment) -> Arc<Entry> {
+        let (before, bucket) = (self.known(key, now), self.store.bucket(client));
+        // A server that only names others has said nothing about the name.
+        if (answer.kind == Kind::Failure || answer.referral)
+            && let Some(good) = before.as_ref().filter(|before| before.kind() != Kind::Failure)
+        {
+            self.store.failed(key, now);
+            if !good.is_stale {
+                return Arc::clone(&good.entry);
+            }
+            answer.kind = Kind::Failure;
+            return Arc::new(Entry::new(key, answer, self.caps, 0, bucket, now));
+        }
+        let failures = match answer.kind {
+            Kind::Failure => self.store.failed(key, now),
             _ => self.store.succeeded(key),
         };
-        let entry = Arc::new(Entry::new(key, answer, self.caps, failures, self.store.bucket(client), now));
+        let entry = Arc::new(Entry::new(key, answer, self.caps, failures, bucket, now));
         if entry.is_fresh(now) {
             self.store.insert(Arc::clone(&entry));
         }
-        // The hot level may hold what this replaces: a failure that a late answer mends, say.
+        // The hot level may hold what this replaces: a failure that a late answer mends, say. And what is not kept, with a
+        // TTL of zero, replaces what was there all the same.
         before.inspect(|before| before.make_void());
         self.held.came(key, entry.kind());
         entry

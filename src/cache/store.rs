@@ -23,6 +23,7 @@ use moka::sync::{Cache, CacheBuilder};
 
 use super::entry::{ClientBucket, Entry};
 use super::key::{PassThrough, QueryKey};
+use super::ttl::Moment;
 
 /// Buckets of client addresses: 8 bytes each, many times the pods of a node.
 pub const BUCKETS: usize = 4096;
@@ -32,18 +33,26 @@ const QUARTER: u64 = 4;
 /// What an entry costs beside its own bytes: both `Arc`s, moka's nodes and table, allocator rounding.
 /// `benches/memory.rs` measures 345 to 360.
 pub const ENTRY_OVERHEAD: u32 = 376;
-/// Questions whose failures in a row are remembered; about 100 bytes each.
+/// Questions whose failures in a row are remembered; about 100 bytes each. Beyond it the least used begins anew: it is asked
+/// again after a second, and whoever has a stale answer coming waits for the servers once more.
 pub const MAX_FAILING: u64 = 16_384;
 /// A question that has not failed for this long begins anew.
 const FAILURES_FORGOTTEN: Duration = Duration::from_secs(120);
 
 type Level = Cache<u64, Arc<Entry>, PassThrough>;
 
+/// A question that failed.
+#[derive(Clone, Copy)]
+struct Failed {
+    in_a_row: u8,
+    last: Moment,
+}
+
 /// All answers.
 pub struct Store {
     common: Level,
     refuge: Level,
-    failing: Cache<u64, u8, PassThrough>,
+    failing: Cache<u64, Failed, PassThrough>,
     held: Arc<[AtomicU64]>,
     addresses: RandomState,
 }
@@ -100,10 +109,15 @@ impl Store {
     }
 
     /// Counts a failure of a question and tells how many came before it.
-    pub fn failed(&self, key: &QueryKey) -> u8 {
-        let before = self.failing.get(&key.hash()).unwrap_or(0);
-        self.failing.insert(key.hash(), before.saturating_add(1));
+    pub fn failed(&self, key: &QueryKey, now: Moment) -> u8 {
+        let before = self.failing.get(&key.hash()).map_or(0, |failed| failed.in_a_row);
+        self.failing.insert(key.hash(), Failed { in_a_row: before.saturating_add(1), last: now });
         before
+    }
+
+    /// When a question failed that has not been answered since.
+    pub fn last_failure(&self, key: &QueryKey) -> Option<Moment> {
+        self.failing.get(&key.hash()).map(|failed| failed.last)
     }
 
     /// Forgets the failures of a question that was answered: none came before.

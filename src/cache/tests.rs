@@ -10,7 +10,9 @@ use crate::wire::iana::Rcode;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
 
-const CAPS: Caps = Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600) };
+const CAPS: Caps =
+    Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600), stale: DAY };
+const DAY: Duration = Duration::from_secs(86_400);
 const START: Moment = Moment(1000);
 
 fn client(last: u8) -> IpAddr {
@@ -169,12 +171,16 @@ fn a_failure_does_not_replace_a_good_answer() {
 #[test]
 fn failures_of_one_question_in_a_row_live_longer_and_longer() {
     let cache = cache(1 << 20, 100);
-    let lives = |name: &str| keep(&cache, name, Kind::Failure, 0, 1, START).lifetime_ms();
+    let lives = |name: &str| keep(&cache, name, Kind::Failure, 0, 1, START).lifetime().as_millis();
     assert_eq!([lives("a.example"), lives("a.example"), lives("a.example")], [1000, 2000, 4000]);
     assert_eq!(lives("b.example"), 1000);
     keep(&cache, "a.example", Kind::NoData, 1, 1, START);
     let later = START.after(Duration::from_secs(10));
-    assert_eq!(keep(&cache, "a.example", Kind::Failure, 0, 1, later).lifetime_ms(), 1000, "answered between");
+    assert_eq!(
+        keep(&cache, "a.example", Kind::Failure, 0, 1, later).lifetime().as_millis(),
+        1000,
+        "answered between"
+    );
 }
 
 #[test]

@@ -28,6 +28,41 @@ pub struct Caps {
     pub positive: Duration,
     /// NXDOMAIN and NODATA (RFC 2308 section 5 recommends one to three hours).
     pub negative: Duration,
+    /// Either past its end, where nothing newer can be had: the maximum stale timer (RFC 8767 section 5). Zero: never.
+    pub stale: Duration,
+}
+
+/// The TTL of an answer past its end (RFC 8767 section 4).
+pub const STALE_TTL: Duration = Duration::from_secs(30);
+
+/// For how long a refresh that failed is not tried again, the failure recheck timer (RFC 8767 section 5: no more
+/// frequently than every 30 seconds).
+const FAILURE_RECHECK: Duration = Duration::from_secs(30);
+
+/// What is to be done about an answer that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recheck {
+    /// A refresh has just failed: the stale answer goes out, and nothing upstream.
+    NotYet,
+    /// The last refresh failed, and it is time for the next: the stale answer goes out, nobody waits for what comes.
+    Behind,
+    /// Nothing is known against it: whoever asks waits for what comes.
+    Waited,
+}
+
+/// What is to be done about an answer that has ended, if its question failed last at `failed`.
+///
+/// Of a name in use only the first asker after the servers went away waits for them: while refreshes fail, and somebody
+/// asks at least once in the time of a recheck, the next is tried behind the stale answer.
+pub fn recheck(failed: Option<Moment>, now: Moment) -> Recheck {
+    let Some(again) = failed.map(|failed| failed.after(FAILURE_RECHECK)) else { return Recheck::Waited };
+    if now < again {
+        Recheck::NotYet
+    } else if now < again.after(FAILURE_RECHECK) {
+        Recheck::Behind
+    } else {
+        Recheck::Waited
+    }
 }
 
 /// A denial without an SOA is kept just long enough to answer a burst (RFC 2308 section 5: it must not be kept
@@ -83,7 +118,11 @@ mod tests {
     use crate::wire::iana::Rcode;
     use proptest::prelude::*;
 
-    const CAPS: Caps = Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600) };
+    const CAPS: Caps = Caps {
+        positive: Duration::from_secs(86_400),
+        negative: Duration::from_secs(3600),
+        stale: Duration::ZERO,
+    };
 
     fn answer(kind: Kind, answer_ttl: Option<u32>, negative_ttl: Option<u32>) -> Answer {
         Answer {
@@ -118,6 +157,14 @@ mod tests {
         assert_eq!(lives(Kind::NxDomain, None, None), 1);
         assert_eq!(lives(Kind::NoData, Some(10), Some(30)), 10, "the alias before it ends first");
         assert_eq!(lives(Kind::NoData, Some(60), None), 1);
+    }
+
+    #[test]
+    fn a_failed_refresh_is_waited_out_and_then_tried_behind_the_answer() {
+        let at = |now| recheck(Some(Moment(1000)), Moment(now));
+        assert_eq!([at(1000), at(30_999)], [Recheck::NotYet; 2]);
+        assert_eq!([at(31_000), at(60_999)], [Recheck::Behind; 2]);
+        assert_eq!([at(61_000), recheck(None, Moment(1000))], [Recheck::Waited; 2]);
     }
 
     #[test]

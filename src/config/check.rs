@@ -27,6 +27,11 @@ const DEFAULT_MAX_TTL: Duration = Duration::from_secs(86_400);
 const DEFAULT_MAX_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
 /// RFC 8767 section 4: more than a week is never right.
 const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
+/// RFC 8767 section 5 suggests one to three days. The least of it: an outage of a day has been seen to, and in a cluster
+/// addresses pass on.
+const DEFAULT_MAX_STALE: Duration = Duration::from_secs(86_400);
+/// The most that RFC 8767 section 5 suggests.
+const LONGEST_STALE: Duration = Duration::from_secs(3 * 86_400);
 const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 const DEFAULT_SEARCH: &str = "learn";
 /// kubelet allows 32 domains in a pod's search list.
@@ -53,6 +58,7 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
         cache_bytes: DEFAULT_CACHE_BYTES,
         max_ttl: DEFAULT_MAX_TTL,
         max_negative_ttl: DEFAULT_MAX_NEGATIVE_TTL,
+        max_stale: DEFAULT_MAX_STALE,
         search: Mode::Off,
         suffixes: Suffixes::default(),
         follows_host: false,
@@ -75,6 +81,9 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
     }
     if let Some(ttl) = &raw.max_negative_ttl {
         note(ttl_cap(ttl, "cache.max_negative_ttl").map(|cap| config.max_negative_ttl = cap));
+    }
+    if let Some(time) = &raw.max_stale {
+        note(stale_cap(time).map(|cap| config.max_stale = cap));
     }
     let domain = raw.cluster_domain.unwrap_or_else(|| default(DEFAULT_CLUSTER_DOMAIN));
     let mode = raw.search.unwrap_or_else(|| default(DEFAULT_SEARCH));
@@ -134,6 +143,15 @@ fn ttl_cap(written: &Written<String>, key: &str) -> Result<Duration, ConfigError
     let ttl = units::duration(&written.value).filter(|ttl| *ttl <= LONGEST_TTL);
     let allowed = "a time with its unit (ms, s, m, h, d) up to 7d, such as \"1h\"";
     ttl.ok_or_else(|| wrong(written, key, &written.value, allowed))
+}
+
+fn stale_cap(written: &Written<String>) -> Result<Duration, ConfigError> {
+    let cap = match written.value.as_str() {
+        "0" => Some(Duration::ZERO),
+        text => units::duration(text).filter(|cap| *cap <= LONGEST_STALE),
+    };
+    let allowed = "a time with its unit (ms, s, m, h, d) up to 3d, such as \"1d\", or \"0\" for never";
+    cap.ok_or_else(|| wrong(written, "cache.max_stale", &written.value, allowed))
 }
 
 /// The mode of the search short circuit, and the suffixes it goes by.

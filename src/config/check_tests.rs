@@ -19,6 +19,7 @@ fn defaults_mean_what_the_manual_says() {
     assert_eq!(config.listen, ["127.0.0.1:1053".parse().unwrap()]);
     assert_eq!(config.admin, Some("127.0.0.1:9253".parse().unwrap()));
     assert_eq!(config.cache_bytes, 64 << 20);
+    assert_eq!(config.max_stale, Duration::from_secs(86_400));
     assert_eq!(config.search, Mode::Learn);
     assert_eq!(config.suffixes.zone().to_string(), "cluster.local.");
     assert_eq!(config.forward[0].servers[0].addr, "192.0.2.1:53".parse().unwrap());
@@ -53,6 +54,10 @@ fn errors_name_place_key_found_and_allowed() {
         (
             "[cache]\nmax_ttl = \"8d\"",
             "cache.max_ttl: found \"8d\"; allowed: a time with its unit (ms, s, m, h, d) up to 7d",
+        ),
+        (
+            "[cache]\nmax_stale = \"4d\"",
+            "cache.max_stale: found \"4d\"; allowed: a time with its unit (ms, s, m, h, d) up to 3d, such as \"1d\", or \"0\"",
         ),
         ("[search]\nmode = \"on\"", "search.mode: found \"on\"; allowed: \"off\", \"static\" or \"learn\""),
         ("[search]\nmode = \"static\"", "search.mode: found \"static\"; allowed: with search.list"),

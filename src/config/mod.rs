@@ -32,6 +32,8 @@ pub struct Config {
     pub max_ttl: Duration,
     /// The longest a denial is used.
     pub max_negative_ttl: Duration,
+    /// How long past its end an answer may be given where nothing newer can be had; zero: never.
+    pub max_stale: Duration,
     /// Whose searches are cut short.
     pub search: Mode,
     /// The suffixes that clients search.

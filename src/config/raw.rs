@@ -27,6 +27,8 @@ pub struct Raw {
     pub max_ttl: Option<Written<String>>,
     /// `cache.max_negative_ttl`
     pub max_negative_ttl: Option<Written<String>>,
+    /// `cache.max_stale`
+    pub max_stale: Option<Written<String>>,
     /// `search.mode`
     pub search: Option<Written<String>>,
     /// `search.list`
@@ -66,6 +68,7 @@ impl Raw {
             cache_size: self.cache_size.or(earlier.cache_size),
             max_ttl: self.max_ttl.or(earlier.max_ttl),
             max_negative_ttl: self.max_negative_ttl.or(earlier.max_negative_ttl),
+            max_stale: self.max_stale.or(earlier.max_stale),
             search: self.search.or(earlier.search),
             search_list: self.search_list.or(earlier.search_list),
             denial_cut: self.denial_cut.or(earlier.denial_cut),
@@ -110,6 +113,7 @@ struct CacheTable {
     size: Option<Spanned<String>>,
     max_ttl: Option<Spanned<String>>,
     max_negative_ttl: Option<Spanned<String>>,
+    max_stale: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -142,6 +146,7 @@ impl File {
             cache_size: places.optional(self.cache.size),
             max_ttl: places.optional(self.cache.max_ttl),
             max_negative_ttl: places.optional(self.cache.max_negative_ttl),
+            max_stale: places.optional(self.cache.max_stale),
             search: places.optional(self.search.mode),
             search_list: places.optional(self.search.list),
             denial_cut: places.optional(self.search.denial_cut),

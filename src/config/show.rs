@@ -40,7 +40,8 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "[server]\nlisten = [{listen}]\nworkers = {}\n", config.workers);
     let _ = writeln!(out, "[cache]\nsize = {:?}", bytes_text(config.cache_bytes));
     let _ = writeln!(out, "max_ttl = {:?}", duration_text(config.max_ttl));
-    let _ = writeln!(out, "max_negative_ttl = {:?}\n", duration_text(config.max_negative_ttl));
+    let _ = writeln!(out, "max_negative_ttl = {:?}", duration_text(config.max_negative_ttl));
+    let _ = writeln!(out, "max_stale = {:?}\n", duration_text(config.max_stale));
     let _ = writeln!(out, "[search]\nmode = {:?}", mode(config));
     if config.follows_host {
         let _ = writeln!(out, "# list = [{}], as the host has it now", list(search_list(config)));
@@ -83,6 +84,7 @@ pub fn json(config: &Config) -> Value {
             "size_bytes": config.cache_bytes,
             "max_ttl_s": config.max_ttl.as_secs(),
             "max_negative_ttl_s": config.max_negative_ttl.as_secs(),
+            "max_stale_s": config.max_stale.as_secs(),
         },
         "search": {
             "mode": mode(config),

@@ -37,8 +37,14 @@ pub enum Event {
     HitHot,
     /// Answered from the store.
     HitStore,
-    /// Not in the cache.
+    /// Not in the cache, or there no longer fresh.
     Miss,
+    /// Data given past its TTL.
+    StaleData,
+    /// NODATA given past its TTL.
+    StaleNoData,
+    /// NXDOMAIN given past its TTL.
+    StaleNxDomain,
     /// Joined an equal question that was on its way.
     Joined,
     /// Dropped without a word: no query.

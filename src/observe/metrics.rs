@@ -118,6 +118,9 @@ impl Counters {
         let one = |event| sum.events(event);
         let plain = |name, help, event| family(name, help, &[], vec![(vec![], one(event))]);
         let hits = vec![(vec!["hot"], one(Event::HitHot)), (vec!["store"], one(Event::HitStore))];
+        let stale =
+            [("data", Event::StaleData), ("nodata", Event::StaleNoData), ("nxdomain", Event::StaleNxDomain)];
+        let stale = stale.map(|(kind, event)| (vec![kind], one(event))).to_vec();
         let limits = vec![
             (vec!["waiting"], one(Event::LimitWaiting)),
             (vec!["client_waiting"], one(Event::LimitClientWaiting)),
@@ -127,6 +130,12 @@ impl Counters {
         [
             family("nodens_cache_hits_total", "Queries answered from the cache, by level.", &["level"], hits),
             plain("nodens_cache_misses_total", "Queries that the cache could not answer.", Event::Miss),
+            family(
+                "nodens_stale_total",
+                "Answers given past their TTL for want of newer ones, by kind; misses too.",
+                &["kind"],
+                stale,
+            ),
             plain("nodens_joined_total", "Misses that joined an equal question on its way.", Event::Joined),
             plain(
                 "nodens_asked_again_total",

@@ -28,6 +28,8 @@ pub enum From {
     Hot,
     /// Its store.
     Store,
+    /// Its store, past the answer's end.
+    Stale,
     /// Upstream, or what came of asking there.
     Upstream,
     /// Nowhere: the query alone decides its answer.
@@ -35,7 +37,7 @@ pub enum From {
 }
 
 impl From {
-    const ALL: [From; 4] = [From::Hot, From::Store, From::Upstream, From::Query];
+    const ALL: [From; 5] = [From::Hot, From::Store, From::Stale, From::Upstream, From::Query];
 }
 
 /// An answer as it is noted.

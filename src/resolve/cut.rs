@@ -7,6 +7,8 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::Resolver;
 use super::miss::{self, Wanted};
 use crate::cache::entry::Entry;
@@ -18,8 +20,13 @@ use crate::wire::iana::{Rcode, rtype};
 use crate::wire::question::Question;
 use crate::wire::record::Record;
 
-/// The denial of a question, if the name above it is denied.
-pub async fn denied(resolver: &Rc<Resolver>, wanted: &Wanted, client: std::net::IpAddr) -> Option<Answer> {
+/// The denial of a question, if the name above it is denied; a stale denial denies only what it was given for.
+pub async fn denied(
+    resolver: &Rc<Resolver>,
+    wanted: &Wanted,
+    client: std::net::IpAddr,
+    respond_by: Instant,
+) -> Option<Answer> {
     let (shared, question) = (&resolver.shared, &wanted.question);
     if question.dnssec_ok || question.checking_disabled {
         return None;
@@ -28,7 +35,8 @@ pub async fn denied(resolver: &Rc<Resolver>, wanted: &Wanted, client: std::net::
     let above = shared.search.cut_at(question.qname(), shared.clock.now())?;
     let above = Wanted::of(resolver, &above, qtype);
     // The name above has one label in its namespace: nothing is cut for it in turn.
-    let denial = Box::pin(miss::obtain(resolver, above, client)).await.ok()?;
+    let denial = Box::pin(miss::obtain(resolver, above, client, respond_by)).await.ok()?;
+    let denial = Some(denial).filter(|denial| !denial.is_stale)?;
     let answer = denial_below(&denial, &question.octets, shared.clock.now())?;
     resolver.cells.event(Event::DenialCut);
     Some(answer)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::cache::Level;
 use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
+use crate::cache::ttl::Recheck;
 use crate::observe::cells::Event;
 use crate::observe::ring::From;
 use crate::query::{self, Proto, Query, Rejection};
@@ -99,16 +100,24 @@ impl Resolver {
             note(entry);
             return self.hit(out, &query.asked, entry, Level::Hot, client, batch);
         }
-        if let Some(entry) = self.shared.cache.stored(&key, batch.now) {
-            note(&entry);
-            return self.hit(out, &query.asked, &entry, Level::Store, client, batch);
+        let stored = self.shared.cache.stored(&key, batch.now);
+        if let Some(fresh) = stored.as_ref().filter(|given| !given.is_stale) {
+            note(fresh);
+            return self.hit(out, &query.asked, fresh, Level::Store, client, batch);
         }
         if query.question.qtype == rtype::ANY {
             return self.any(out, &query, client, batch);
         }
         self.cells.event(Event::Miss);
         if !query.recursion_desired() {
+            // RFC 8767 section 5: what is stale is for those who want it looked for.
             return self.refuse(out, &query.asked, Rcode::REFUSED, client, batch);
+        }
+        if let Some(stale) = stored
+            && self.shared.cache.recheck(&key, batch.now) == Recheck::NotYet
+        {
+            note(&stale);
+            return Outcome::Reply(self.write_stale(out, &query.asked, &stale, client, [batch.now_us; 2]));
         }
         Outcome::Miss(Box::new(Miss::new(&query, key, client, batch.now_us, false)))
     }
@@ -135,7 +144,8 @@ impl Resolver {
         let found = match batch.pin.get(&key, batch.now) {
             Some(entry) => Some((Level::Hot, Held::Hot(entry))),
             None => {
-                self.shared.cache.stored(&key, batch.now).map(|entry| (Level::Store, Held::Stored(entry)))
+                let stored = self.shared.cache.stored(&key, batch.now).filter(|given| !given.is_stale);
+                stored.map(|given| (Level::Store, Held::Stored(given.entry)))
             }
         };
         match found {

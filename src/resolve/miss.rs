@@ -1,5 +1,5 @@
-//! A query that has to be asked, top to bottom: a place to wait, an equal question to join or lead, the
-//! exchange, the store, the reply.
+//! A query that has to be asked, top to bottom: what is stale meanwhile, a place to wait, an equal question to
+//! join or lead, the exchange, the store, the reply.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::cache::Given;
 use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
-use crate::cache::ttl::Moment;
+use crate::cache::ttl::{Moment, Recheck};
 use crate::observe::cells::Event;
 use crate::observe::ring::From;
 use crate::query::{Proto, Query};
@@ -20,15 +21,17 @@ use crate::search::polls::Requery;
 use crate::upstream::admission::{Full, Joined, Lead, Place};
 use crate::upstream::exchange::{self, DEADLINE};
 use crate::upstream::zones::Zone;
-use crate::upstream::{Failure, Question};
+use crate::upstream::{Class, Failure, Question};
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::edns::{ClientEdns, UDP_SIZE, extended_error};
 use crate::wire::header::{Flags, Header};
 use crate::wire::iana::{CLASS_IN, InfoCode, Rcode, rtype};
 use crate::wire::name::Name;
+use crate::wire::question;
 use crate::wire::reply::{self, Asked};
 
 use super::hit::within;
+use super::stale::{CLIENT_RESPONSE, STALE_ERROR_LEN};
 use super::walk::{self, Found};
 use super::{Client, Resolver, cut};
 
@@ -82,6 +85,7 @@ impl Miss {
 pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
     let (shared, client) = (&resolver.shared, miss.client.ip());
     let mut known = None;
+    let respond_by = shared.clock.instant(miss.asked_us) + CLIENT_RESPONSE;
     if miss.searches
         && let Some(qname) = Name::from_wire(miss.key.qname())
     {
@@ -90,29 +94,26 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
                 if let Role::Composed { saved } = entry.role() {
                     resolver.cells.saved(saved);
                 }
-                return reply_with(&resolver, &miss, &entry);
+                return reply_with(&resolver, &miss, &Given::fresh(entry));
             }
-            Found::Literally(entry) => known = entry,
+            Found::Literally(given) => known = given,
         }
         shared.search.left_literal(client, miss.key.qname(), shared.clock.now());
     }
     let wanted =
         Wanted { key: miss.key, question: miss.upstream_question(), mixed_case: miss.has_upper_case() };
     let obtained = match known {
-        Some(entry) => Ok(entry),
-        None => obtain(&resolver, wanted, client).await,
+        Some(given) => Ok(given),
+        None => obtain(&resolver, wanted, client, respond_by).await,
     };
     match obtained {
-        Ok(entry) => {
-            let question = crate::wire::question::Question {
-                octets: &miss.question,
-                qtype: miss.qtype(),
-                qclass: CLASS_IN,
-            };
-            let denied = entry.kind() == Kind::NxDomain;
-            let pin = shared.search.pin();
-            resolver.note(&pin, &question, denied, client, miss.asked_us, shared.clock.now_us());
-            reply_with(&resolver, &miss, &entry)
+        Ok(given) => {
+            if let Some(question) = question::Question::of(&miss.question) {
+                let denied = given.kind() == Kind::NxDomain;
+                let pin = shared.search.pin();
+                resolver.note(&pin, &question, denied, client, miss.asked_us, shared.clock.now_us());
+            }
+            reply_with(&resolver, &miss, &given)
         }
         Err(refusal) => {
             bar(&resolver, miss.key.qname(), Duration::ZERO, client);
@@ -136,7 +137,7 @@ impl Wanted {
     pub fn of(resolver: &Resolver, name: &Name, qtype: u16) -> Wanted {
         let name = name.to_lower();
         let octets = [name.as_wire(), &qtype.to_be_bytes(), &CLASS_IN.to_be_bytes()].concat();
-        let question = crate::wire::question::Question { octets: &octets, qtype, qclass: CLASS_IN };
+        let question = question::Question { octets: &octets, qtype, qclass: CLASS_IN };
         let hasher = resolver.shared.cache.hasher();
         let key = QueryKey::of(&question, false, false, SearchListId::LITERAL, hasher);
         let question = Question { octets: octets.into(), dnssec_ok: false, checking_disabled: false };
@@ -152,16 +153,47 @@ pub enum Refusal {
     GivenUp,
 }
 
-/// An answer: a place to wait, then an equal question to join, or to lead.
+/// An answer: fresh, or until `respond_by` a newer one than what is stale, then that.
 ///
 /// # Errors
 /// [`Refusal`]; it says nothing about the name.
-pub async fn obtain(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr) -> Result<Arc<Entry>, Refusal> {
-    let shared = &resolver.shared;
-    if let Some(entry) = shared.cache.peek(&wanted.key, shared.clock.now()) {
-        return Ok(entry);
+pub async fn obtain(
+    resolver: &Rc<Resolver>,
+    wanted: Wanted,
+    client: IpAddr,
+    respond_by: Instant,
+) -> Result<Given, Refusal> {
+    let (shared, key) = (&resolver.shared, wanted.key);
+    let now = shared.clock.now();
+    let stale = match shared.cache.known(&key, now) {
+        Some(fresh) if !fresh.is_stale => return Ok(fresh),
+        Some(stale) => stale,
+        None => return ask(resolver, wanted, client, respond_by).await.map(Given::fresh),
+    };
+    match shared.cache.recheck(&key, now) {
+        Recheck::Waited => {}
+        Recheck::NotYet => return Ok(stale),
+        Recheck::Behind => {
+            begin(resolver, wanted, client, Class::Refresh);
+            return Ok(stale);
+        }
     }
-    if let Some(denial) = cut::denied(resolver, &wanted, client).await {
+    match timeout_at(respond_by, ask(resolver, wanted, client, respond_by)).await {
+        Ok(Ok(entry)) if entry.kind() != Kind::Failure => Ok(Given::fresh(entry)),
+        // RFC 8767 section 5: nothing came in time, or a failure, or there was no room to ask. The question flies on.
+        _ => Ok(shared.cache.known(&key, shared.clock.now()).unwrap_or(stale)),
+    }
+}
+
+/// What upstream says: a place to wait, then an equal question to join, or to lead.
+async fn ask(
+    resolver: &Rc<Resolver>,
+    wanted: Wanted,
+    client: IpAddr,
+    respond_by: Instant,
+) -> Result<Arc<Entry>, Refusal> {
+    let shared = &resolver.shared;
+    if let Some(denial) = cut::denied(resolver, &wanted, client, respond_by).await {
         return Ok(keep(resolver, &wanted.key, denial, client));
     }
     let place = shared.waiting.enter(client).map_err(Refusal::Full)?;
@@ -171,34 +203,28 @@ pub async fn obtain(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr) -> 
             (landing, Some(place))
         }
         Joined::Lead(lead, landing) => {
-            tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place, Known::Serves));
+            tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place, Class::Client));
             (landing, None)
         }
     };
     landing.wait().await.ok_or(Refusal::GivenUp)
 }
 
-/// What an answer that is known already is good for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// It is the answer.
-    Serves,
-    /// It is to be replaced.
-    IsAskedAgain,
+/// Asks although nobody waits; false where it is being asked already, or where there is no room.
+pub fn begin(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr, class: Class) -> bool {
+    let shared = &resolver.shared;
+    let Ok(place) = shared.waiting.enter(client) else { return false };
+    let Joined::Lead(lead, _) = shared.flights.join(wanted.key.octets(), false) else { return false };
+    tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place, class));
+    true
 }
 
 /// Asks again, as they come, for names that somebody waits for.
 pub async fn ask_again(resolver: Rc<Resolver>, mut requeries: Receiver<Requery>) {
     while let Some(Requery { qname, qtype, client }) = requeries.recv().await {
-        let shared = &resolver.shared;
         let Some(name) = Name::from_wire(&qname) else { continue };
-        let wanted = Wanted::of(&resolver, &name, qtype);
-        if let Ok(place) = shared.waiting.enter(client)
-            && let Joined::Lead(lead, _) = shared.flights.join(wanted.key.octets(), false)
-        {
+        if begin(&resolver, Wanted::of(&resolver, &name, qtype), client, Class::Refresh) {
             resolver.cells.event(Event::AskedAgain);
-            let flight = fly(Rc::clone(&resolver), wanted, client, lead, place, Known::IsAskedAgain);
-            tokio::task::spawn_local(flight);
         }
     }
 }
@@ -216,7 +242,7 @@ pub fn keep(resolver: &Resolver, key: &QueryKey, answer: Answer, client: IpAddr)
 
 /// What was not found may be asked next under a later suffix, where it can look like the first step of another search:
 /// that question stays literal until the answer has ended and whoever had it has ended his look-up.
-fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: IpAddr) {
+pub fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: IpAddr) {
     let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
     for name in shared.search.bars(qname) {
         for qtype in [rtype::A, rtype::AAAA] {
@@ -228,14 +254,15 @@ fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: IpAddr
     }
 }
 
-/// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next.
+/// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next:
+/// until then an exchange is the query resolution timer of RFC 8767 section 5.
 async fn fly(
     resolver: Rc<Resolver>,
     wanted: Wanted,
     client: IpAddr,
     lead: Lead<Arc<Entry>>,
     _place: Place,
-    known: Known,
+    class: Class,
 ) {
     let Wanted { key, question, .. } = wanted;
     let shared = &resolver.shared;
@@ -244,8 +271,9 @@ async fn fly(
         cut::check(&resolver, key.qname(), qtype, answer.kind);
         keep(&resolver, &key, answer, client)
     };
-    // The flight before this one may have landed between the look-up and the join.
-    if known == Known::Serves
+    // The flight before this one may have landed between the look-up and the join. What is not for a client replaces
+    // what is known.
+    if class == Class::Client
         && let Some(entry) = shared.cache.peek(&key, shared.clock.now())
     {
         return lead.land(entry);
@@ -284,13 +312,17 @@ async fn fly(
     }
 }
 
-fn reply_with(resolver: &Resolver, miss: &Miss, entry: &Entry) -> Vec<u8> {
-    let (asked, said) = (miss.asked(), entry.said());
-    let mut out = vec![0; reply::room(&asked, &said)];
+fn reply_with(resolver: &Resolver, miss: &Miss, given: &Given) -> Vec<u8> {
+    let (asked, said) = (miss.asked(), given.said());
+    let mut out = vec![0; reply::room(&asked, &said) + STALE_ERROR_LEN];
+    let part = within(&mut out, &asked, miss.client.proto);
     let now_us = resolver.shared.clock.now_us();
-    let age = entry.age(Moment(now_us / 1000));
-    let length = reply::write(within(&mut out, &asked, miss.client.proto), &asked, &said, age);
-    resolver.answered(&asked, miss.client, said.rcode, From::Upstream, [miss.asked_us, now_us]);
+    let length = if given.is_stale {
+        resolver.write_stale(part, &asked, given, miss.client, [miss.asked_us, now_us])
+    } else {
+        resolver.answered(&asked, miss.client, said.rcode, From::Upstream, [miss.asked_us, now_us]);
+        reply::write(part, &asked, &said, given.age(Moment(now_us / 1000)))
+    };
     out.truncate(length);
     out
 }

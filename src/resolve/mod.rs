@@ -5,6 +5,7 @@ pub mod cut;
 pub mod hit;
 pub mod learning;
 pub mod miss;
+pub mod stale;
 pub mod walk;
 
 use std::net::{IpAddr, SocketAddr};
@@ -134,3 +135,5 @@ impl Resolver {
 mod scenarios;
 #[cfg(test)]
 mod search_scenarios;
+#[cfg(test)]
+mod stale_scenarios;

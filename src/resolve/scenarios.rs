@@ -23,7 +23,11 @@ pub(super) const MS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) fn resolver(network: &Network, waiting: Gate, search: Search) -> Rc<Resolver> {
-    let caps = Caps { positive: SECOND * 86_400, negative: SECOND * 3600 };
+    let caps = Caps { positive: SECOND * 86_400, negative: SECOND * 3600, stale: SECOND * 86_400 };
+    resolver_with(network, waiting, search, caps)
+}
+
+pub(super) fn resolver_with(network: &Network, waiting: Gate, search: Search, caps: Caps) -> Rc<Resolver> {
     let size = Size { store_bytes: 1 << 20, hot_entries: 100, hot_bytes: 1 << 18 };
     let shared = Shared {
         cache: Cache::new(size, caps),
@@ -43,7 +47,7 @@ pub(super) fn resolver(network: &Network, waiting: Gate, search: Search) -> Rc<R
     })
 }
 
-fn plain(network: &Network) -> Rc<Resolver> {
+pub(super) fn plain(network: &Network) -> Rc<Resolver> {
     resolver(network, Gate::new(1000, 1000), Search::new(Mode::Off, Suffixes::default(), false))
 }
 
@@ -82,14 +86,13 @@ pub(super) fn code(message: &Message) -> ResponseCode {
 
 /// The info codes of the extended errors.
 pub(super) fn extended_errors(message: &Message) -> Vec<u16> {
-    let edns = message.edns.as_ref().unwrap();
-    let option = edns.options().get(EdnsCode::from(15)).cloned();
-    option
+    let options = message.edns.as_ref().unwrap().options().get_all(EdnsCode::from(15));
+    options
+        .into_iter()
         .map(|option| match option {
             EdnsOption::Unknown(_, data) => u16::from_be_bytes([data[0], data[1]]),
             other => panic!("{other:?}"),
         })
-        .into_iter()
         .collect()
 }
 

@@ -20,7 +20,7 @@ use crate::wire::name::Name;
 
 /// What a name has in a family.
 #[derive(Clone, Copy, PartialEq)]
-enum Has {
+pub(super) enum Has {
     Data(u32),
     Nothing,
     Fails,
@@ -28,9 +28,9 @@ enum Has {
     Slow(u32),
 }
 
-type World = Rc<RefCell<HashMap<&'static str, [Has; 2]>>>;
+pub(super) type World = Rc<RefCell<HashMap<&'static str, [Has; 2]>>>;
 
-const NX_TTL: u32 = 30;
+pub(super) const NX_TTL: u32 = 30;
 
 /// A network in which all names are denied but these.
 fn network(world: &World) -> Network {
@@ -57,19 +57,19 @@ fn aaaa(seen: &Seen, ttl: u32) -> Vec<u8> {
 }
 
 /// NODATA with the SOA that the denial of the same question would have.
-fn no_data(seen: &Seen) -> Vec<u8> {
+pub(super) fn no_data(seen: &Seen) -> Vec<u8> {
     let mut message = seen.nxdomain(NX_TTL);
     message[3] &= 0xf0;
     message
 }
 
-struct Scene {
-    world: World,
-    network: Network,
-    resolver: Rc<Resolver>,
+pub(super) struct Scene {
+    pub(super) world: World,
+    pub(super) network: Network,
+    pub(super) resolver: Rc<Resolver>,
 }
 
-fn scene(names: &[(&'static str, [Has; 2])]) -> Scene {
+pub(super) fn scene(names: &[(&'static str, [Has; 2])]) -> Scene {
     scene_with(names, false)
 }
 
@@ -83,35 +83,35 @@ fn scene_with(names: &[(&'static str, [Has; 2])], denial_cut: bool) -> Scene {
     Scene { world, network, resolver }
 }
 
-const BOTH: [Has; 2] = [Has::Data(60), Has::Data(60)];
+pub(super) const BOTH: [Has; 2] = [Has::Data(60), Has::Data(60)];
 
 impl Scene {
-    async fn a(&self, name: &str) -> Message {
+    pub(super) async fn a(&self, name: &str) -> Message {
         ask(&self.resolver, name).await
     }
 
-    async fn aaaa(&self, name: &str) -> Message {
+    pub(super) async fn aaaa(&self, name: &str) -> Message {
         let mut message = query(name);
         message.queries[0].set_query_type(RecordType::AAAA);
         send(&self.resolver, &message).await
     }
 
     /// How often a name was asked for upstream.
-    fn asked(&self, name: &str) -> usize {
+    pub(super) fn asked(&self, name: &str) -> usize {
         self.network.seen().iter().filter(|seen| seen.name() == name).count()
     }
 
-    fn becomes(&self, name: &'static str, has: [Has; 2]) {
+    pub(super) fn becomes(&self, name: &'static str, has: [Has; 2]) {
         self.world.borrow_mut().insert(name, has);
     }
 }
 
 /// The answer section, a word for each record.
-fn texts(message: &Message) -> Vec<String> {
+pub(super) fn texts(message: &Message) -> Vec<String> {
     message.answers.iter().map(|record| format!("{} {}", record.name, record.data)).collect()
 }
 
-const STEP: &str = "www.example.com.shop.svc.cluster.local.";
+pub(super) const STEP: &str = "www.example.com.shop.svc.cluster.local.";
 
 #[tokio::test(start_paused = true)]
 async fn the_first_step_is_answered_with_what_the_search_ends_with() {
@@ -135,7 +135,7 @@ async fn the_first_step_is_answered_with_what_the_search_ends_with() {
     .await;
 }
 
-fn network_len(scene: &Scene) -> usize {
+pub(super) fn network_len(scene: &Scene) -> usize {
     scene.network.seen().len()
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use crate::cache::Given;
 use crate::cache::entry::{Entry, Role};
 use crate::cache::key::{QueryKey, SearchListId};
 use crate::cache::ttl::Moment;
@@ -27,6 +28,7 @@ use crate::wire::question::Question;
 
 use super::Resolver;
 use super::miss::{self, Wanted};
+use super::stale::{CLIENT_RESPONSE, stale_error};
 
 /// A and AAAA, in this order wherever two of something stand for a name.
 const FAMILIES: [u16; 2] = [rtype::A, rtype::AAAA];
@@ -45,14 +47,14 @@ pub enum Walked {
 }
 
 /// What a name's two families have; nothing where it was refused or given up.
-type Both = [Option<Arc<Entry>>; 2];
+type Both = [Option<Given>; 2];
 
 /// What a walk ended with for one family.
 pub enum Found {
     /// See [`Walked::Composed`].
     Composed(Arc<Entry>),
     /// See [`Walked::Literally`].
-    Literally(Option<Arc<Entry>>),
+    Literally(Option<Given>),
 }
 
 /// The answer to a step: joins the walk of an equal step, or begins one.
@@ -62,7 +64,13 @@ pub async fn walked(resolver: &Rc<Resolver>, qname: &Name, qtype: u16, client: I
     let landing = match shared.walks.join(qname.as_wire(), false) {
         Joined::Follow(landing) => landing,
         Joined::Lead(lead, landing) => {
-            let walk = Walk { resolver: Rc::clone(resolver), qname: *qname, client, own: OnceCell::new() };
+            let walk = Walk {
+                resolver: Rc::clone(resolver),
+                qname: *qname,
+                client,
+                respond_by: Instant::now() + CLIENT_RESPONSE,
+                own: OnceCell::new(),
+            };
             tokio::task::spawn_local(walk.lead(lead));
             landing
         }
@@ -78,6 +86,8 @@ struct Walk {
     resolver: Rc<Resolver>,
     qname: Name,
     client: IpAddr,
+    /// From when on a step is given what is stale, for all steps together.
+    respond_by: Instant,
     /// What the question itself has.
     own: OnceCell<Both>,
 }
@@ -86,7 +96,7 @@ struct Walk {
 struct End {
     decision: Decision,
     /// The answers that have to stay as they are.
-    rests_on: Vec<Arc<Entry>>,
+    rests_on: Vec<Given>,
     /// The candidate that decided, and what it has.
     found: Option<(Name, Both)>,
 }
@@ -173,8 +183,9 @@ impl Walk {
     async fn all(&self, names: &[Option<Name>]) -> Vec<Both> {
         let mut asked = tokio::task::JoinSet::new();
         for (index, name) in names.iter().enumerate() {
-            let (resolver, client, name) = (Rc::clone(&self.resolver), self.client, *name);
-            asked.spawn_local(async move { (index, both(&resolver, name, client).await) });
+            let (resolver, client, respond_by, name) =
+                (Rc::clone(&self.resolver), self.client, self.respond_by, *name);
+            asked.spawn_local(async move { (index, both(&resolver, name, client, respond_by).await) });
         }
         let mut all: Vec<Both> = names.iter().map(|_| [None, None]).collect();
         while let Some(ended) = asked.join_next().await {
@@ -188,7 +199,7 @@ impl Walk {
     }
 
     async fn both(&self, name: Option<Name>) -> Both {
-        both(&self.resolver, name, self.client).await
+        both(&self.resolver, name, self.client, self.respond_by).await
     }
 
     async fn both_or_none(&self, name: Option<Name>) -> Option<Both> {
@@ -201,7 +212,7 @@ impl Walk {
     /// A family that failed where the other did not gets one retry, past the failure that is remembered.
     async fn retried(&self, name: &Name, both: Both) -> Both {
         let [v4, v6] = both;
-        let again = async |entry: Option<Arc<Entry>>, qtype| match entry {
+        let again = async |given: Option<Given>, qtype| match given {
             Some(good) if good.kind() != Kind::Failure => Some(good),
             failed => self.ask_again(name, qtype).await.or(failed),
         };
@@ -209,14 +220,14 @@ impl Walk {
         [v4, v6]
     }
 
-    async fn ask_again(&self, name: &Name, qtype: u16) -> Option<Arc<Entry>> {
+    async fn ask_again(&self, name: &Name, qtype: u16) -> Option<Given> {
         let shared = &self.resolver.shared;
         let _place = shared.waiting.enter(self.client).ok()?;
         let wanted = Wanted::of(&self.resolver, name, qtype);
         let zone = shared.upstreams.zones.find(wanted.question.qname())?;
         let asked = exchange::ask(&*self.resolver.carrier, zone, &wanted.question);
         let answer = tokio::time::timeout(WALK, asked).await.ok()?.ok()?;
-        Some(miss::keep(&self.resolver, &wanted.key, answer, self.client))
+        Some(Given::fresh(miss::keep(&self.resolver, &wanted.key, answer, self.client)))
     }
 
     /// Keeps what a walk ended with, for both families at once.
@@ -227,7 +238,7 @@ impl Walk {
             (Decision::Compose(index), Some((target, both))) => {
                 // Both families end together: a look-up gets both from one walk.
                 let own =
-                    both.iter().map(|found| found.as_ref().map_or(FAILED, |found| found.remaining(now)));
+                    both.iter().map(|found| found.as_ref().map_or(FAILED, |found| found.serves_for(now)));
                 let lifetime = own.chain([lifetime]).min().unwrap_or(FAILED);
                 match self.compose(&target, &both, lifetime, now) {
                     None => (Event::SearchTooLong, lifetime),
@@ -264,8 +275,8 @@ impl Walk {
     /// client without TCP would get fewer addresses than from the shorter answer that its own search ends with.
     fn compose(&self, target: &Name, both: &Both, lifetime: Duration, now: Moment) -> Option<[Answer; 2]> {
         let [v4, v6] = FAMILIES;
-        let make = |found: &Option<Arc<Entry>>, qtype| {
-            let answer = compose(&self.qname, qtype, target, found.as_deref(), lifetime, now)?;
+        let make = |found: &Option<Given>, qtype| {
+            let answer = compose(&self.qname, qtype, target, found.as_ref(), lifetime, now)?;
             (answer.wire.len() <= usize::from(PLAIN_UDP_SIZE)).then_some(answer)
         };
         Some([make(&both[0], v4)?, make(&both[1], v6)?])
@@ -274,9 +285,9 @@ impl Walk {
     fn keep(
         &self,
         index: usize,
-        answers: [Answer; 2],
+        mut answers: [Answer; 2],
         both: &Both,
-        rests_on: &[Arc<Entry>],
+        rests_on: &[Given],
         lifetime: Duration,
         now: Moment,
     ) -> Walked {
@@ -284,8 +295,15 @@ impl Walk {
         let bucket = shared.cache.bucket(self.client);
         // Steps of the client's search from the next one to the one that this answers.
         let saved = u8::try_from(index + 1).unwrap_or(u8::MAX);
-        let parts: Vec<_> = both.iter().flatten().cloned().collect();
-        let rests_on: Vec<_> = rests_on.iter().chain(&parts).cloned().collect();
+        let all = || rests_on.iter().chain(both.iter().flatten());
+        if all().any(|given| given.is_stale) {
+            for answer in &mut answers {
+                answer.ede.splice(..0, stale_error(answer.kind));
+            }
+        }
+        let entries = |given: &Given| Arc::clone(&given.entry);
+        let parts: Vec<_> = both.iter().flatten().map(entries).collect();
+        let rests_on: Vec<_> = all().map(entries).collect();
         let put = |answer: &Answer, qtype| {
             let key = self.key(qtype);
             let entry = Entry::composed(&key, answer, lifetime, saved, bucket, parts.clone(), now);
@@ -315,9 +333,9 @@ impl Walk {
 }
 
 /// Both families of a name; nothing of one that would be too long.
-async fn both(resolver: &Rc<Resolver>, name: Option<Name>, client: IpAddr) -> Both {
+async fn both(resolver: &Rc<Resolver>, name: Option<Name>, client: IpAddr, respond_by: Instant) -> Both {
     let Some(name) = name else { return [None, None] };
-    let one = |qtype| miss::obtain(resolver, Wanted::of(resolver, &name, qtype), client);
+    let one = |qtype| miss::obtain(resolver, Wanted::of(resolver, &name, qtype), client, respond_by);
     let (v4, v6) = tokio::join!(one(rtype::A), one(rtype::AAAA));
     [v4.ok(), v6.ok()]
 }
@@ -330,11 +348,11 @@ pub fn searched_key(resolver: &Resolver, qname: &Name, qtype: u16) -> QueryKey {
 }
 
 fn known(both: &Both) -> Known {
-    both.each_ref().map(|entry| entry.as_ref().map(|entry| entry.kind()))
+    both.each_ref().map(|given| given.as_ref().map(|given| given.kind()))
 }
 
 /// Until the first denial ends that something rests on.
-fn lifetime(rests_on: &[Arc<Entry>], now: Moment) -> Duration {
-    let denials = rests_on.iter().filter(|entry| entry.kind() != Kind::Data);
-    denials.map(|entry| entry.remaining(now)).min().unwrap_or(UNSETTLED)
+fn lifetime(rests_on: &[Given], now: Moment) -> Duration {
+    let denials = rests_on.iter().filter(|given| given.kind() != Kind::Data);
+    denials.map(|given| given.serves_for(now)).min().unwrap_or(UNSETTLED)
 }

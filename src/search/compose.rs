@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::cache::entry::Entry;
-use crate::cache::ttl::Moment;
+use crate::cache::Given;
+use crate::cache::ttl::{Moment, STALE_TTL};
 use crate::wire::answer::{Answer, Builder, Kind};
 use crate::wire::edns::extended_error;
 use crate::wire::header::{Flags, Header};
@@ -22,7 +22,7 @@ pub fn compose(
     qname: &Name,
     qtype: u16,
     target: &Name,
-    found: Option<&Entry>,
+    found: Option<&Given>,
     lifetime: Duration,
     now: Moment,
 ) -> Option<Answer> {
@@ -41,7 +41,10 @@ pub fn compose(
     for (index, mut record) in
         records.enumerate().take(usize::from(header.answers) + usize::from(header.authorities))
     {
-        record.ttl = record.ttl.saturating_sub(found.age(now));
+        record.ttl = match found.is_stale {
+            true => STALE_TTL.as_secs() as u32,
+            false => record.ttl.saturating_sub(found.age(now)),
+        };
         if index < usize::from(header.answers) {
             answers += 1;
         } else if found.kind() != Kind::Data && record.rtype == rtype::SOA {
@@ -68,7 +71,7 @@ pub fn compose(
 }
 
 /// SERVFAIL for one family of a name whose other family is known.
-fn failure(question: &[u8], found: Option<&Entry>) -> Answer {
+fn failure(question: &[u8], found: Option<&Given>) -> Answer {
     let rcode = Rcode::SERVFAIL;
     let header = Header {
         id: 0,

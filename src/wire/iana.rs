@@ -109,6 +109,10 @@ pub struct InfoCode(pub u16);
 impl InfoCode {
     /// None of the registered reasons; the text says which.
     pub const OTHER: InfoCode = InfoCode(0);
+    /// The answer has outlived its TTL (RFC 8914 section 4.4).
+    pub const STALE_ANSWER: InfoCode = InfoCode(3);
+    /// So has a denial (RFC 8914 section 4.20).
+    pub const STALE_NXDOMAIN_ANSWER: InfoCode = InfoCode(19);
     /// The failure comes from the cache (RFC 9520 section 3.2 and RFC 8914 section 4.14).
     pub const CACHED_ERROR: InfoCode = InfoCode(13);
     /// No server that could know answered.

@@ -27,6 +27,12 @@ impl<'m> Question<'m> {
         })
     }
 
+    /// A question from its octets, which end with type and class.
+    pub fn of(octets: &'m [u8]) -> Option<Question<'m>> {
+        let name_end = octets.len().checked_sub(4)?;
+        Some(Question { octets, qtype: u16_at(octets, name_end)?, qclass: u16_at(octets, name_end + 2)? })
+    }
+
     /// The QNAME as spelled, in wire form.
     #[inline]
     pub fn qname(&self) -> &'m [u8] {

@@ -83,6 +83,24 @@ pub fn write(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, age: u32) -> us
     written.unwrap_or(0)
 }
 
+/// Writes an answer that has outlived its TTLs: each becomes `ttl` seconds, and `ede` goes before what upstream's own
+/// errors were.
+pub fn write_stale(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, ede: &[u8], ttl: u32) -> usize {
+    let both = [ede, said.ede].concat();
+    let whole = Said { ede: &both, ..*said };
+    // Where there is no room for both, the client has to know that the answer is old.
+    let said = if room(asked, &whole) <= out.len() { whole } else { Said { ede, ..*said } };
+    let length = write(out, asked, &said, 0);
+    let Some(header) = Header::read(out).filter(|_| length > 0) else { return length };
+    let records = usize::from(header.answers)
+        + usize::from(header.authorities)
+        + usize::from(header.additionals - u16::from(asked.edns.is_some()));
+    for at in said.ttl_offsets().take(records) {
+        put(out, at, &ttl.to_be_bytes());
+    }
+    length
+}
+
 fn write_whole(out: &mut [u8], asked: &Asked<'_>, said: &Said<'_>, age: u32) -> Option<usize> {
     put(out, 0, said.wire).then_some(())?;
     finish(out, asked, said, 0)?;
@@ -201,6 +219,7 @@ pub fn write_hinfo(out: &mut [u8], asked: &Asked<'_>) -> usize {
 mod tests {
     use super::*;
     use crate::wire::answer::Answer;
+    use crate::wire::iana::InfoCode;
     use hickory_server::proto::op::{Message, MessageType, OpCode, Query};
     use hickory_server::proto::rr::rdata::{A, TXT};
     use hickory_server::proto::rr::{Name, RData, Record, RecordType};
@@ -258,6 +277,25 @@ mod tests {
             reply(&asked(0, None), 4096, age, 2, 1, &[]).answers.iter().map(|r| r.ttl).collect::<Vec<_>>()
         };
         assert_eq!((ttls(0), ttls(30), ttls(101)), (vec![100, 101], vec![70, 71], vec![0, 0]));
+    }
+
+    #[test]
+    fn a_stale_answer_has_one_ttl_and_says_what_it_is() {
+        let (answer, offsets) = stored(20, 3);
+        let theirs = edns::extended_error(InfoCode::OTHER, "theirs");
+        let ours = edns::extended_error(InfoCode::STALE_ANSWER, "");
+        let said = Said { wire: &answer.wire, ttl_offsets: &offsets, ede: &theirs, rcode: answer.rcode };
+        for (edns, limit) in [(None, 4096), (Some(1232), 4096), (Some(512), 512), (None, 512)] {
+            let mut out = vec![0xff; limit];
+            let length = write_stale(&mut out, &asked(0, edns), &said, &ours, 30);
+            let message = Message::from_vec(&out[..length]).unwrap();
+            let records: Vec<_> = message.answers.iter().chain(&message.additionals).collect();
+            assert_eq!(records.len() == 23, limit == 4096);
+            assert!(records.iter().all(|record| record.ttl == 30));
+            let ends_with = |ede: &[u8]| out[..length].ends_with(ede);
+            assert_eq!(edns.is_some(), ends_with(&ours) || ends_with(&theirs));
+            assert_eq!(edns.is_some() && limit == 4096, ends_with(&[&ours[..], &theirs].concat()));
+        }
     }
 
     #[test]

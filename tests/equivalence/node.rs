@@ -78,7 +78,8 @@ impl Node {
         let zones = Zones::new([Name::ROOT], vec![]);
         let members = vec![Endpoint { transport: Transport::Udp, addr }];
         zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
-        let caps = Caps { positive: Duration::from_secs(86_400), negative: Duration::from_secs(3600) };
+        let day = Duration::from_secs(86_400);
+        let caps = Caps { positive: day, negative: Duration::from_secs(3600), stale: day };
         let size = Size { store_bytes: 1 << 20, hot_entries: 256, hot_bytes: 1 << 18 };
         let shared = Arc::new(Shared {
             cache: Cache::new(size, caps),
