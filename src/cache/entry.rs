@@ -1,7 +1,7 @@
-//! One answer in the cache: immutable but for one flag, shared, and as small as can be: a store holds hundreds of thousands.
+//! One answer in the cache: immutable but for two marks, shared, and as small as can be: a store holds hundreds of thousands.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::key::{QueryKey, SCOPE_LEN};
@@ -31,6 +31,11 @@ pub enum Role {
     Bar,
 }
 
+/// The mark of an answer that ended before its time.
+const VOID: u8 = 1;
+/// The mark of an answer that somebody asks for again.
+const CLAIMED: u8 = 2;
+
 /// A cached answer.
 ///
 /// 56 bytes: with the two counts of its `Arc` and the allocator's word it fills a piece of 80.
@@ -41,7 +46,7 @@ pub struct Entry {
     bucket: ClientBucket,
     rcode: Rcode,
     kind: Kind,
-    void: AtomicBool,
+    marks: AtomicU8,
     role: Role,
     wire_len: u16,
     ede_len: u16,
@@ -121,7 +126,7 @@ impl Entry {
             bucket,
             rcode: answer.rcode,
             kind: answer.kind,
-            void: AtomicBool::new(false),
+            marks: AtomicU8::new(0),
             role: Role::Answer,
             wire_len: answer.wire.len() as u16,
             ede_len: answer.ede.len() as u16,
@@ -152,7 +157,28 @@ impl Entry {
 
     /// Ends the answer before its time: what it rests on has changed, or a newer one is there.
     pub fn make_void(&self) {
-        self.void.store(true, Ordering::Release);
+        self.marks.fetch_or(VOID, Ordering::Release);
+    }
+
+    /// True where a hit has to claim that the answer is asked for again before it ends.
+    #[inline]
+    pub fn is_due(&self, now: Moment) -> bool {
+        let left_ms = self.expires().0.saturating_sub(now.0);
+        ttl::is_last_tenth(left_ms, self.lifetime_ms) && self.is_unclaimed(left_ms)
+    }
+
+    fn is_unclaimed(&self, left_ms: u64) -> bool {
+        let is_near = match self.role {
+            Role::Answer => self.kind != Kind::Failure,
+            Role::Composed { .. } => ttl::is_last_twentieth(left_ms, self.lifetime_ms),
+            Role::Literal | Role::Bar => false,
+        };
+        is_near && self.marks.load(Ordering::Relaxed) & CLAIMED == 0
+    }
+
+    /// Takes it over to ask for the answer again; true for one caller alone, and the one write of all hits in an entry's life.
+    pub fn claim(&self, now: Moment) -> bool {
+        self.is_due(now) && self.marks.fetch_or(CLAIMED, Ordering::Relaxed) & CLAIMED == 0
     }
 
     /// True where this is the answer to that very key.
@@ -221,7 +247,7 @@ impl Entry {
     /// True where it was ended before its time.
     #[inline]
     pub fn is_void(&self) -> bool {
-        self.void.load(Ordering::Acquire)
+        self.marks.load(Ordering::Acquire) & VOID != 0
     }
 
     /// What kind of answer it is.

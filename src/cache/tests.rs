@@ -161,6 +161,22 @@ fn a_bar_is_not_replaced_by_what_a_walk_ends_with() {
 }
 
 #[test]
+fn an_answer_near_its_end_is_claimed_by_one_alone() {
+    let cache = cache(1 << 20, 0);
+    let entry = keep(&cache, "a.example", Kind::Data, 60, 1, START);
+    let (before, near) = (START.after(Duration::from_millis(53_999)), START.after(Duration::from_secs(54)));
+    assert!(!entry.claim(before));
+    let claimed = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| entry.claim(near))).collect();
+        threads.into_iter().map(|thread| u32::from(thread.join().unwrap())).sum::<u32>()
+    });
+    assert_eq!(claimed, 1);
+    assert!(!entry.is_due(near) && entry.is_fresh(near));
+    let failure = keep(&cache, "b.example", Kind::Failure, 0, 1, START);
+    assert!(!failure.is_due(START.after(Duration::from_millis(999))));
+}
+
+#[test]
 fn a_failure_does_not_replace_a_good_answer() {
     let cache = cache(1 << 20, 100);
     keep(&cache, "a.example", Kind::Data, 60, 1, START);

@@ -65,6 +65,21 @@ pub fn recheck(failed: Option<Moment>, now: Moment) -> Recheck {
     }
 }
 
+/// What lives shorter ends by itself: a tenth of it is less than a second, too short for two tries and their replies.
+const SHORTEST_REFRESHED_MS: u32 = 10_000;
+
+/// True in the last tenth of a life, when an answer in use is to be asked for again so that nobody has to wait for the next.
+#[inline]
+pub fn is_last_tenth(left_ms: u64, lifetime_ms: u32) -> bool {
+    left_ms <= u64::from(lifetime_ms / 10) && lifetime_ms >= SHORTEST_REFRESHED_MS
+}
+
+/// The same for what a search ends with, half as long before: by then the denials it rests on, which came within one
+/// walk, are all in the last tenths of theirs.
+pub fn is_last_twentieth(left_ms: u64, lifetime_ms: u32) -> bool {
+    left_ms <= u64::from(lifetime_ms / 20) && lifetime_ms >= SHORTEST_REFRESHED_MS
+}
+
 /// A denial without an SOA is kept just long enough to answer a burst (RFC 2308 section 5: it must not be kept
 /// as if it had one).
 const WITHOUT_SOA: Duration = Duration::from_secs(1);
@@ -165,6 +180,14 @@ mod tests {
         assert_eq!([at(1000), at(30_999)], [Recheck::NotYet; 2]);
         assert_eq!([at(31_000), at(60_999)], [Recheck::Behind; 2]);
         assert_eq!([at(61_000), recheck(None, Moment(1000))], [Recheck::Waited; 2]);
+    }
+
+    #[test]
+    fn what_lives_ten_seconds_has_a_last_tenth() {
+        assert!(is_last_tenth(1000, 10_000) && !is_last_tenth(1001, 10_000));
+        assert!(is_last_tenth(30_000, 300_000) && !is_last_tenth(30_001, 300_000));
+        assert!(!is_last_tenth(0, 9999));
+        assert!(is_last_twentieth(500, 10_000) && !is_last_twentieth(501, 10_000));
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum Event {
     StaleNoData,
     /// NXDOMAIN given past its TTL.
     StaleNxDomain,
+    /// An answer in use was asked for again before its end.
+    Prefetched,
     /// Joined an equal question that was on its way.
     Joined,
     /// Dropped without a word: no query.

@@ -136,6 +136,11 @@ impl Counters {
                 &["kind"],
                 stale,
             ),
+            plain(
+                "nodens_prefetch_total",
+                "Questions sent upstream for an answer in use before its end.",
+                Event::Prefetched,
+            ),
             plain("nodens_joined_total", "Misses that joined an equal question on its way.", Event::Joined),
             plain(
                 "nodens_asked_again_total",

@@ -21,12 +21,15 @@ use crate::wire::question::Question;
 use crate::wire::reply::{self, Asked, MAX_MESSAGE};
 
 use super::miss::Miss;
+use super::prefetch::Prefetch;
 use super::{Batch, Client, Resolver};
 
 /// What became of a packet; `M` is what is left to ask.
 pub enum Outcome<M = Box<Miss>> {
     /// So many octets of the buffer go back.
     Reply(usize),
+    /// The same, and behind it something is asked for before it ends.
+    ReplyAndPrefetch(usize, Box<Prefetch>),
     /// Nothing goes back.
     Silence,
     /// It has to be asked.
@@ -187,7 +190,14 @@ impl Resolver {
         self.cells.event(event);
         let said = entry.said();
         self.answered(asked, client, said.rcode, from, [batch.now_us; 2]);
-        Outcome::Reply(reply::write(out, asked, &said, entry.age(batch.now)))
+        let length = reply::write(out, asked, &said, entry.age(batch.now));
+        if level == Level::Hot
+            && entry.is_due(batch.now)
+            && let Some(prefetch) = self.prefetch(asked, entry, client.ip(), batch.now)
+        {
+            return Outcome::ReplyAndPrefetch(length, prefetch);
+        }
+        Outcome::Reply(length)
     }
 
     /// ANY is answered with addresses that are known, else with a word that it is not served (RFC 8482 section 4).

@@ -143,6 +143,17 @@ impl Wanted {
         let question = Question { octets: octets.into(), dnssec_ok: false, checking_disabled: false };
         Wanted { key, question, mixed_case: false }
     }
+
+    /// What a query asked for, to be asked for behind its reply.
+    pub fn asked(resolver: &Resolver, asked: &Asked<'_>, question: &question::Question<'_>) -> Wanted {
+        let dnssec_ok = asked.edns.is_some_and(|edns| edns.dnssec_ok);
+        let checking_disabled = asked.flags.has(Flags::CD);
+        let hasher = resolver.shared.cache.hasher();
+        let key = QueryKey::of(question, dnssec_ok, checking_disabled, SearchListId::LITERAL, hasher);
+        let mut octets: Box<[u8]> = question.octets.into();
+        octets.split_at_mut(key.qname().len()).0.make_ascii_lowercase();
+        Wanted { key, question: Question { octets, dnssec_ok, checking_disabled }, mixed_case: false }
+    }
 }
 
 /// Why nothing was learned, and nothing is to be kept of it.

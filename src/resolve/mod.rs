@@ -5,6 +5,7 @@ pub mod cut;
 pub mod hit;
 pub mod learning;
 pub mod miss;
+pub mod prefetch;
 pub mod stale;
 pub mod walk;
 
@@ -131,6 +132,8 @@ impl Resolver {
     }
 }
 
+#[cfg(test)]
+mod prefetch_scenarios;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

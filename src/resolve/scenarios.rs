@@ -67,6 +67,10 @@ pub(super) async fn send(resolver: &Rc<Resolver>, query: &Message) -> Message {
     let outcome = resolver.answer(&packet, client, &resolver.batch(), &mut out);
     match outcome {
         Outcome::Reply(length) => Message::from_vec(&out[..length]).unwrap(),
+        Outcome::ReplyAndPrefetch(length, prefetch) => {
+            tokio::task::spawn_local(prefetch::ahead(Rc::clone(resolver), prefetch));
+            Message::from_vec(&out[..length]).unwrap()
+        }
         Outcome::Silence => panic!("silence"),
         Outcome::Miss(miss) => Message::from_vec(&miss::answer(Rc::clone(resolver), miss).await).unwrap(),
     }

@@ -347,6 +347,20 @@ pub fn searched_key(resolver: &Resolver, qname: &Name, qtype: u16) -> QueryKey {
     QueryKey::of(&question, false, false, SearchListId::SEARCHED, resolver.shared.cache.hasher())
 }
 
+/// Of what a walk from this name asks for, that which is near its end and in nobody's hands yet; now it is in the caller's.
+pub fn parts(resolver: &Resolver, qname: &Name) -> Vec<Wanted> {
+    let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
+    let suffixes = shared.search.suffixes();
+    let Some(step) = suffixes.step(qname.as_wire()) else { return vec![] };
+    let names = [Some(*qname), step.parent()].into_iter().chain(suffixes.candidates(&step)).flatten();
+    let wanted = names.flat_map(|name| FAMILIES.map(|qtype| Wanted::of(resolver, &name, qtype)));
+    let is_near = |wanted: &Wanted| {
+        let part = shared.cache.peek(&wanted.key, now);
+        part.is_some_and(|part| part.claim(now))
+    };
+    wanted.filter(is_near).collect()
+}
+
 fn known(both: &Both) -> Known {
     both.each_ref().map(|given| given.as_ref().map(|given| given.kind()))
 }

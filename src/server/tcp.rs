@@ -20,8 +20,7 @@ use crate::limits::{MAX_CONNECTIONS, MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
 use crate::observe::cells::Event;
 use crate::query::Proto;
 use crate::resolve::hit::Outcome;
-use crate::resolve::miss;
-use crate::resolve::{Client, Resolver};
+use crate::resolve::{Client, Resolver, miss, prefetch};
 use crate::upstream::admission::{Full, Gate, Place};
 use crate::wire::reply::MAX_MESSAGE;
 
@@ -243,6 +242,10 @@ impl Connection {
         let out = &mut scratch[..];
         match catch_unwind(AssertUnwindSafe(|| self.resolver.answer(message, self.client, batch, out))) {
             Ok(Outcome::Reply(length)) => self.gather(scratch.get(..length).unwrap_or_default()),
+            Ok(Outcome::ReplyAndPrefetch(length, prefetch)) => {
+                self.gather(scratch.get(..length).unwrap_or_default());
+                tokio::task::spawn_local(prefetch::ahead(Rc::clone(&self.resolver), prefetch));
+            }
             // What is no query has no place on a connection of queries.
             Ok(Outcome::Silence) => self.ending = true,
             Ok(Outcome::Miss(miss)) => {

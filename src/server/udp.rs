@@ -17,6 +17,7 @@ use crate::observe::cells::Event;
 use crate::query::Proto;
 use crate::resolve::hit::Outcome;
 use crate::resolve::miss::{self, Miss};
+use crate::resolve::prefetch::{self, Prefetch};
 use crate::resolve::{self, Client, Resolver};
 use crate::wire::header::Header;
 use crate::wire::iana::Rcode;
@@ -49,6 +50,8 @@ pub trait Responder: 'static {
     ) -> Outcome<Self::Miss>;
     /// Answers what could not be answered at once.
     fn answer_later(self: Rc<Self>, miss: Self::Miss) -> impl Future<Output = Vec<u8>> + 'static;
+    /// Has something asked for before it ends, behind the reply.
+    fn ahead(self: Rc<Self>, _: Box<Prefetch>) {}
     /// Counts what happened to a packet.
     fn event(&self, event: Event);
 }
@@ -69,6 +72,10 @@ impl Responder for Resolver {
 
     fn answer_later(self: Rc<Self>, miss: Box<Miss>) -> impl Future<Output = Vec<u8>> + 'static {
         miss::answer(self, miss)
+    }
+
+    fn ahead(self: Rc<Self>, prefetch: Box<Prefetch>) {
+        tokio::task::spawn_local(prefetch::ahead(self, prefetch));
     }
 
     fn event(&self, event: Event) {
@@ -166,6 +173,10 @@ impl<R: Responder> Server<R> {
             match outcome {
                 Ok(Outcome::Reply(length)) if length > 0 => batch.queue(index, length),
                 Ok(Outcome::Reply(_) | Outcome::Silence) => {}
+                Ok(Outcome::ReplyAndPrefetch(length, prefetch)) => {
+                    batch.queue(index, length);
+                    Rc::clone(&self.responder).ahead(prefetch);
+                }
                 Ok(Outcome::Miss(miss)) => self.ask(miss, *path),
                 Err(_) => {
                     self.responder.event(Event::Panic);

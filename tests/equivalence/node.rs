@@ -14,7 +14,7 @@ use nodens::observe::cells::{Cells, Event, Sum};
 use nodens::query::Proto;
 use nodens::resolve::hit::Outcome as Answered;
 use nodens::resolve::learning::{self, Scribe};
-use nodens::resolve::{Client, Resolver, Shared, cookie, miss};
+use nodens::resolve::{Client, Resolver, Shared, cookie, miss, prefetch};
 use nodens::search::list::Suffixes;
 use nodens::search::{Mode, Search};
 use nodens::upstream::admission::{Flights, Gate};
@@ -158,6 +158,10 @@ impl Server for Door {
         let answered = resolver.answer(&packet, client, &resolver.batch(), &mut out);
         let reply = match answered {
             Answered::Reply(length) => read(&out[..length]),
+            Answered::ReplyAndPrefetch(length, prefetch) => {
+                tokio::task::spawn_local(prefetch::ahead(resolver, prefetch));
+                read(&out[..length])
+            }
             Answered::Silence => panic!("silence"),
             Answered::Miss(missed) => read(&miss::answer(resolver, missed).await),
         };
