@@ -33,12 +33,14 @@ pub enum Decision {
 /// What a candidate is: it is passed over only if both families deny the name.
 ///
 /// A name that exists without an address ends the search of some stub resolvers (musl) and not of others (glibc, Go,
-/// c-ares): only at the last candidate do all of them end alike.
+/// c-ares): only at the last candidate do all of them end alike, and only where neither family is open: of one that
+/// fails nobody can say that there is no address.
 pub fn fate(known: Known, is_last: bool) -> Fate {
     let any = |kind| known.contains(&Some(kind));
+    let is_open = known.iter().any(|kind| matches!(kind, None | Some(Kind::Failure)));
     match known {
         [Some(Kind::NxDomain), Some(Kind::NxDomain)] => Fate::PassedOver,
-        _ if any(Kind::Data) || is_last && any(Kind::NoData) => Fate::Found,
+        _ if any(Kind::Data) || is_last && any(Kind::NoData) && !is_open => Fate::Found,
         _ => Fate::Undecided,
     }
 }
@@ -76,7 +78,8 @@ mod tests {
         for found in [BOTH, ONE, HALF_FAILED] {
             assert_eq!([fate(found, false), fate(found, true)], [Fate::Found; 2], "{found:?}");
         }
-        for undecided in [HALF, FAILED, [None, None], [Some(Kind::Failure); 2]] {
+        let half_open = [Some(Kind::NoData), Some(Kind::Failure)];
+        for undecided in [HALF, FAILED, [None, None], [Some(Kind::Failure); 2], half_open] {
             assert_eq!(
                 [fate(undecided, false), fate(undecided, true)],
                 [Fate::Undecided; 2],
