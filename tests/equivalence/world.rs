@@ -89,6 +89,8 @@ pub struct Phase {
     names: HashMap<String, [Has; 2]>,
     /// Everything below this suffix exists.
     wildcard: Option<String>,
+    /// What every question meets where no server can be reached.
+    pub outage: Option<Has>,
 }
 
 /// A program, and the pod it runs in.
@@ -135,7 +137,7 @@ pub struct World {
 
 impl Phase {
     pub fn has(&self, name: &str, family: usize) -> Has {
-        let known = self.names.get(name).map(|has| has[family]);
+        let known = self.outage.or_else(|| self.names.get(name).map(|has| has[family]));
         let wild = self.wildcard.as_ref().is_some_and(|suffix| name.ends_with(suffix.as_str()));
         known.unwrap_or(if wild { Has::Data } else { Has::Denied })
     }
@@ -228,7 +230,7 @@ fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase
         }
     }
     let wildcard = random.random_bool(0.03).then(|| format!(".{}", HOSTS[0]));
-    Phase { names, wildcard }
+    Phase { names, wildcard, outage: None }
 }
 
 fn client(random: &mut SmallRng, at_node: f64) -> Client {
@@ -300,6 +302,14 @@ impl World {
             })
             .collect();
         let phases: Vec<Phase> = (0..phases).map(|_| phase(random, &asked)).collect();
+        let mut phases = phases;
+        // The servers go away, and everybody goes on as before.
+        if random.random_bool(0.25) {
+            let outage = *[Has::Silent, Has::Servfail, Has::Refused].choose(random).unwrap();
+            phases.push(Phase { names: HashMap::new(), wildcard: None, outage: Some(outage) });
+            clients.extend(clients.last().cloned());
+            script.extend(script.last().cloned());
+        }
         let ttl = *[0, 5, 30, 300].choose(random).unwrap();
         let denial_ttl = *[5, 30].choose(random).unwrap();
         let mut world = World { phases, clients, script, ttl, denial_ttl, features: vec![] };
@@ -322,6 +332,18 @@ impl World {
             }
         }
         world
+    }
+
+    /// True where a client may see one family of a name denied and not the other: of one that fails, what is stale.
+    pub fn is_half_denied(&self, name: &str, phase: usize) -> bool {
+        let [v4, v6] = [0, 1].map(|family| {
+            let has = |phase: &Phase| phase.has(name, family);
+            let now = has(&self.phases[phase]);
+            let fails = matches!(now, Has::Servfail | Has::Refused | Has::Silent) || now.passes();
+            let before = self.phases[..phase].iter().filter(|_| fails).map(has);
+            before.chain([now]).collect::<Vec<_>>()
+        });
+        v4.iter().any(|v4| v6.iter().any(|v6| is_half_denied([*v4, *v6])))
     }
 
     /// The same with one look-up less, or one name.
@@ -414,13 +436,14 @@ impl World {
             ("names with a final dot", look_ups().any(|(one, ..)| one.rooted)),
             ("names with dots enough", look_ups().any(|(one, client, _)| enough_dots(one, client))),
             ("TTL 0", self.ttl == 0),
+            ("no server can be reached", self.phases.iter().any(|phase| phase.outage.is_some())),
         ];
         all.into_iter().filter(|(_, there)| *there).map(|(feature, _)| feature).collect()
     }
 }
 
 /// Servers exist that deny one family of a name that they have.
-pub fn is_half_denied(pair: [Has; 2]) -> bool {
+fn is_half_denied(pair: [Has; 2]) -> bool {
     let denied = |has: Has| matches!(has, Has::Denied | Has::AliasDenied);
     denied(pair[0]) != denied(pair[1])
 }
