@@ -59,10 +59,22 @@ impl Pod {
         Path::new("/etc/netns").join(&self.namespace)
     }
 
+    /// Any program inside.
+    pub fn exec(&self, program: &str) -> Command {
+        let mut command = tool("ip");
+        command.args(["netns", "exec", &self.namespace, program]);
+        command
+    }
+
+    /// Its own address.
+    pub fn own(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.node) + 1)
+    }
+
     /// nodens inside.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = tool("ip");
-        command.args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_nodens")]).args(args);
+        let mut command = self.exec(env!("CARGO_BIN_EXE_nodens"));
+        command.args(args);
         command
     }
 

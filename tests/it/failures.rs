@@ -7,7 +7,7 @@ use hickory_resolver::proto::rr::RecordType;
 
 use crate::harness::{Nodens, PATIENCE, Upstream, free_addr, query, udp};
 
-fn code(nodens: &Nodens, name: &str) -> (ResponseCode, Option<u16>) {
+pub fn code(nodens: &Nodens, name: &str) -> (ResponseCode, Option<u16>) {
     let reply = udp(nodens.addr, &query(name, RecordType::A));
     let message = Message::from_vec(&reply).unwrap();
     let opt =

@@ -500,7 +500,12 @@ pub struct Authority {
 impl Authority {
     /// knotd with these zones, name and text.
     pub fn knotd(zones: &[(&str, String)]) -> Authority {
-        let (dir, addr) = (Dir::new(), free_addr());
+        Authority::knotd_at(tool("knotd"), free_addr(), zones)
+    }
+
+    /// The same, started by a command of the test's own, on an address of its own.
+    pub fn knotd_at(mut command: Command, addr: SocketAddr, zones: &[(&str, String)]) -> Authority {
+        let dir = Dir::new();
         let path = dir.0.display().to_string();
         let mut conf = format!(
             "server:\n    rundir: \"{path}\"\n    listen: {}@{}\n    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\ndatabase:\n    storage: \"{path}\"\nlog:\n  - target: stderr\n    any: error\nzone:\n",
@@ -515,7 +520,7 @@ impl Authority {
             ));
         }
         let conf = dir.file("knot.conf", &conf);
-        Authority::run(tool("knotd").arg("-c").arg(conf), addr, dir, zones[0].0)
+        Authority::run(command.arg("-c").arg(conf), addr, dir, zones[0].0)
     }
 
     /// nsd with these zones.

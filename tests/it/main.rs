@@ -24,6 +24,7 @@ mod libraries;
 mod neighbours;
 mod odd_queries;
 mod search;
+mod stale;
 mod stop;
 mod streams;
 mod upstreams;
