@@ -158,6 +158,27 @@ async fn a_refresh_under_way_at_the_end_is_joined() {
     .await;
 }
 
+/// Each of its parts came some milliseconds after the one before; all are in their last tenths when the first is asked for.
+#[tokio::test(start_paused = true)]
+async fn the_parts_of_a_search_are_refreshed_together() {
+    local(async {
+        let scene = scene(&[("www.example.com.", [Has::Data(300); 2])]);
+        for _ in 0..3 {
+            scene.a(STEP).await;
+        }
+        sleep(MS * 26_980).await;
+        let start = Instant::now();
+        while start.elapsed() < SECOND * 4 {
+            let asked = Instant::now();
+            assert_eq!(texts(&scene.a(STEP).await).len(), 2);
+            assert_eq!(asked.elapsed(), Duration::ZERO);
+            sleep(MS).await;
+        }
+        assert_eq!(scene.network.seen().len(), 10 + 8);
+    })
+    .await;
+}
+
 /// A search's answer is made anew from parts that have been refreshed: its client waits for nothing.
 #[tokio::test(start_paused = true)]
 async fn the_parts_of_a_search_are_refreshed_before_it_ends() {

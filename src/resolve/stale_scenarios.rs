@@ -444,10 +444,18 @@ async fn a_search_waits_no_longer_than_a_plain_question() {
     local(async {
         let scene = composed_and_expired(60).await;
         scene.network.becomes(silent);
+        let start = Instant::now();
         let (literal, took) = timed(&scene.resolver, STEP).await;
         assert_eq!((code(&literal), extended_errors(&literal)), (ResponseCode::NXDomain, vec![19]));
         assert_eq!(took, MS * 1800);
-        // The walk was late; it went on and left nothing for the next one to wait for.
+        // The walk was late. It goes on, its later steps do not wait either: every question is on its way,
+        sleep(MS * 50).await;
+        let seen = scene.network.seen();
+        let asked = seen.iter().filter(|seen| seen.at >= start);
+        let distinct: std::collections::HashSet<_> =
+            asked.map(|seen| seen.question().to_ascii_lowercase()).collect();
+        assert_eq!(distinct.len(), 10);
+        // and nothing is left for the next look-up to wait for.
         sleep(SECOND * 31).await;
         let (next, took) = timed(&scene.resolver, STEP).await;
         assert_eq!((texts(&next).len(), took), (2, Duration::ZERO));
@@ -483,6 +491,10 @@ async fn a_stale_denial_bars_what_its_client_may_ask_next() {
         let world = Rc::clone(&scene.world);
         world.borrow_mut().insert("www.amazon.com.shop.dev.svc.cluster.local.", [Has::Fails; 2]);
         assert!(is_stale(&scene.a(first).await));
+        // Given again without a question upstream, it leads on again.
+        sleep(SECOND * 25).await;
+        assert!(is_stale(&scene.a(first).await));
+        sleep(SECOND * 10).await;
         assert_eq!(code(&scene.a(barred).await), ResponseCode::NXDomain);
         sleep(SECOND * 31).await;
         assert_eq!(code(&scene.a(barred).await), ResponseCode::NoError, "nobody is on that search any more");
