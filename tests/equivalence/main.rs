@@ -48,10 +48,9 @@ fn run(world: &World, mode: Mode) -> Way {
         let mut node = Node::new(mode, &network);
         let mut outcomes = Vec::new();
         for (phase, script) in world.script.iter().enumerate() {
-            network.phase.set(phase);
+            network.begin(phase);
             for look_up in script {
                 tokio::time::sleep(Duration::from_millis(look_up.after_ms)).await;
-                network.begin_look_up();
                 outcomes.push(node.look_up(&world.clients[phase][look_up.client], look_up).await);
             }
             tokio::time::sleep(BETWEEN_PHASES).await;

@@ -26,9 +26,9 @@ const UDP_SIZE: usize = 1232;
 
 #[derive(Clone)]
 pub struct Network {
-    pub world: Rc<World>,
-    pub phase: Rc<Cell<usize>>,
-    /// How often what changes when it is asked again has been asked in this look-up, by name and family.
+    world: Rc<World>,
+    phase: Rc<Cell<usize>>,
+    /// How often what changes when it is asked again has been asked in this phase, by name and family.
     asked: Rc<RefCell<HashMap<(String, usize), u32>>>,
 }
 
@@ -45,8 +45,9 @@ impl Network {
         Network { world: Rc::new(world.clone()), phase: Rc::default(), asked: Rc::default() }
     }
 
-    /// What fails once fails anew.
-    pub fn begin_look_up(&self) {
+    /// Everything is as the world says of this phase.
+    pub fn begin(&self, phase: usize) {
+        self.phase.set(phase);
         self.asked.borrow_mut().clear();
     }
 

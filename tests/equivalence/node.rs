@@ -26,13 +26,17 @@ use nodens::wire::name::Name;
 use nodens::wire::question::Question as Asked;
 use nodens::wire::record::Record;
 
-use crate::models::{Outcome, Over, Question, Reply, Server};
+use crate::models::{Outcome, Over, Question, Reply, Server, rcode};
 use crate::network::Network;
 use crate::world::{self, LookUp, ZONE};
 
 /// Datagrams without EDNS (RFC 1035 section 4.2.1), and what a buffer for a stream must hold.
 const PLAIN_UDP: usize = 512;
 const LARGEST: usize = 65_535;
+
+/// Of a denial and a failure, one for each family, that which comes last decides for Go and c-ares: here always the failure,
+/// whatever was in the cache. Longer than a round trip, over TCP too.
+const FAILURES_COME_LATE: Duration = Duration::from_millis(20);
 
 /// Two workers, between which the questions of one look-up fall as their ports will have it.
 pub struct Node {
@@ -165,6 +169,9 @@ impl Server for Door {
             Answered::Silence => panic!("silence"),
             Answered::Miss(missed) => read(&miss::answer(resolver, missed).await),
         };
+        if !matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN) {
+            tokio::time::sleep(FAILURES_COME_LATE).await;
+        }
         self.seen.borrow_mut().answered(&key, question.over);
         Some(reply)
     }

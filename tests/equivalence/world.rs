@@ -70,9 +70,9 @@ pub enum Has {
     Servfail,
     Refused,
     Silent,
-    /// SERVFAIL to the first question of a look-up, then data.
+    /// SERVFAIL to the first question, then data.
     FailsFirst,
-    /// Silence in a look-up until nodens gives up, then data.
+    /// Silence until nodens gives up, then data.
     LostFirst,
 }
 
@@ -175,8 +175,8 @@ fn pick_has(random: &mut SmallRng) -> [Has; 2] {
         ([Silent, Silent], 4),
         ([Data, Silent], 3),
         ([Refused, Refused], 2),
-        ([FailsFirst, FailsFirst], 3),
-        ([Data, FailsFirst], 3),
+        ([FailsFirst, FailsFirst], 4),
+        ([Data, FailsFirst], 6),
     ];
     let pair = pairs.choose_weighted(random, |pair| pair.1).unwrap().0;
     // What fails once does it in one way or the other.
