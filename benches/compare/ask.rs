@@ -35,12 +35,20 @@ pub fn udp_from(own: IpAddr, server: SocketAddr, query: &[u8]) -> Option<Vec<u8>
 }
 
 /// Waits for something to come true; panics where it never does.
-pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, is_there: impl FnMut() -> bool) {
+    assert!(comes_true(is_there), "waited in vain: {what}");
+}
+
+/// Waits for something to come true; false where it never does.
+pub fn comes_true(mut is_there: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
-    while !is_there() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+    while start.elapsed() < PATIENCE {
+        if is_there() {
+            return true;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    false
 }
 
 /// The body of a page.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::ask::{self, wait_for};
+use crate::ask::{self, comes_true};
 use crate::authority::service;
 use crate::echo::{self, Template};
 use crate::machine::{self, Cores, Dir, find, free_addr, pinned, says};
@@ -100,37 +100,49 @@ pub struct Server {
 
 impl Server {
     /// Starts it and waits until it answers. An echo needs to know what to answer.
-    pub fn start(contender: &Contender, place: &Place<'_>, template: Option<&Template>) -> Server {
+    ///
+    /// # Errors
+    /// What it said instead.
+    pub fn start(
+        contender: &Contender,
+        place: &Place<'_>,
+        template: Option<&Template>,
+    ) -> Result<Server, String> {
         let (dir, addr, admin) = (Dir::new(contender.name), free_addr(), free_addr());
         let program = &contender.program;
-        let mut command = match (contender.role, contender.peer) {
-            (Role::Floor, _) => echo::command(echo::PLAIN, template.unwrap(), addr, &place.cores.server),
-            (Role::Echo, _) => echo::command(echo::LOOP, template.unwrap(), addr, &place.cores.server),
-            (Role::Ours, _) | (_, None) => nodens(program, addr, admin, place),
+        let core = &place.cores.server;
+        // An echo ends with its input, whatever becomes of this process.
+        let (mut command, input) = match (contender.role, contender.peer) {
+            (Role::Floor, _) => (echo::command(echo::PLAIN, template.unwrap(), addr, core), Stdio::piped()),
+            (Role::Echo, _) => (echo::command(echo::LOOP, template.unwrap(), addr, core), Stdio::piped()),
+            (Role::Ours, _) | (_, None) => (nodens(program, addr, admin, place), Stdio::null()),
             (Role::Peer, Some(peer)) => {
-                let mut command = pinned(&place.cores.server, program);
+                let mut command = pinned(core, program);
                 (peer.arguments)(&mut command, &dir, addr, place.authority);
-                command
+                (command, Stdio::null())
             }
         };
         let log = dir.0.join("log");
         let file = std::fs::File::create(&log).unwrap();
-        // An echo ends with its input, whatever becomes of this process.
-        let stdin = if command.get_args().any(|arg| arg == echo::LOOP || arg == echo::PLAIN) {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
-        command.stdin(stdin).stdout(file.try_clone().unwrap()).stderr(file);
-        let mut child = command.spawn().unwrap();
+        command.stdin(input).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap();
+        let mut server = Server { contender: contender.clone(), addr, admin, child, _dir: dir };
+        match server.comes_up() {
+            true => Ok(server),
+            false => Err(std::fs::read_to_string(&log).unwrap_or_default().trim().to_string()),
+        }
+    }
+
+    /// True once it answers as the authority does; false where it ends, or never does.
+    fn comes_up(&mut self) -> bool {
         let query = ask::query(&service(0));
-        wait_for(contender.name, || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("{} ended, {status}: {}", contender.name, std::fs::read_to_string(&log).unwrap());
-            }
-            ask::udp(addr, &query).is_some_and(|reply| reply[3] & 15 == 0 && reply[7] > 0)
+        let answers = || ask::udp(self.addr, &query).is_some_and(|reply| reply[3] & 15 == 0 && reply[7] > 0);
+        let mut ended = false;
+        let came = comes_true(|| {
+            ended = self.child.try_wait().unwrap().is_some();
+            ended || answers()
         });
-        Server { contender: contender.clone(), addr, admin, child, _dir: dir }
+        came && !ended
     }
 
     pub fn pid(&self) -> u32 {

@@ -146,6 +146,7 @@ fn run(args: &Args) -> ExitCode {
         print!("{}", calls.table().text());
         return ExitCode::SUCCESS;
     }
+    bench.leave_out_the_unfit();
     let workloads = if args.only.is_empty() { Workload::ALL.to_vec() } else { args.only.clone() };
     let results = bench.measure(&workloads);
     bench.progress.clear();
@@ -182,7 +183,7 @@ impl Bench {
         let (contenders, absent) = contenders::all();
         let ours = contenders.iter().find(|one| one.role == Role::Ours).unwrap();
         let place = Place { cores: &cores, authority: authority.addr };
-        let server = Server::start(ours, &place, None);
+        let server = Server::start(ours, &place, None).unwrap();
         let query = ask::query(&service(0));
         let template = Template::of(&query, &ask::udp(server.addr, &query).unwrap());
         let dnsperf_version = contenders::version(&machine::says(&find("dnsperf").unwrap(), &["-h"]));
@@ -211,7 +212,24 @@ impl Bench {
     /// The same for an echo of other answers.
     fn start_echo(&self, contender: &Contender, template: &Template) -> Server {
         let place = Place { cores: &self.cores, authority: self.authority.addr };
-        Server::start(contender, &place, Some(template))
+        let failed = |said| panic!("{} does not serve: {said}", contender.name);
+        Server::start(contender, &place, Some(template)).unwrap_or_else(failed)
+    }
+
+    /// Leaves out peers that do not serve, another version than the one their configuration is for, say; tells why.
+    fn leave_out_the_unfit(&mut self) {
+        let place = Place { cores: &self.cores, authority: self.authority.addr };
+        self.contenders.retain(|one| {
+            self.progress.say(&format!("{} starts", one.name));
+            let tried = Server::start(one, &place, Some(&self.template));
+            self.progress.clear();
+            if let Err(said) = &tried {
+                eprintln!("{} {} does not serve and is left out: {said}", one.name, one.version);
+                assert!(one.role == Role::Peer, "without it nothing can be compared");
+                self.absent.push(one.name);
+            }
+            tried.is_ok()
+        });
     }
 
     fn measure(&self, workloads: &[Workload]) -> Results {

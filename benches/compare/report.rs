@@ -174,7 +174,7 @@ pub fn circumstances(bench: &Bench) -> String {
     let versions: Vec<String> = others.map(|one| format!("{} {}", one.name, one.version)).collect();
     let absent = match bench.absent.as_slice() {
         [] => String::new(),
-        absent => format!(" Not installed: {}.", absent.join(", ")),
+        absent => format!(" Not there: {}.", absent.join(", ")),
     };
     format!(
         "{}; {}. {}; asked by dnsperf {}, in front of {} {}.{absent}",

@@ -4,7 +4,7 @@ use crate::ask;
 use crate::authority::service;
 use crate::contenders::{self, Role, Server};
 use crate::dnsperf::check_reading;
-use crate::machine::Dir;
+use crate::machine::{Dir, find};
 use crate::measure::Row;
 use crate::ratios::check_spread;
 use crate::workloads::{Plan, Workload};
@@ -29,6 +29,8 @@ pub fn run(args: &[String]) {
     }
     let mut bench = Bench::prepare(Plan::SMOKE);
     bench.contenders.retain(|one| one.role != Role::Peer || one.name == PEER);
+    bench.leave_out_the_unfit();
+    assert!(bench.absent.iter().all(|name| *name != PEER || find(PEER).is_none()));
     check_echoes(&bench);
     let results = bench.measure(&Workload::ALL);
     check_results(&bench, &results);
