@@ -19,6 +19,10 @@ use nodens::wire::iana::Rcode;
 use nodens::wire::name::Name;
 use nodens::wire::question::Question;
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
