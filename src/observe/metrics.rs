@@ -129,7 +129,11 @@ impl Counters {
         ];
         [
             family("nodens_cache_hits_total", "Queries answered from the cache, by level.", &["level"], hits),
-            plain("nodens_cache_misses_total", "Queries that the cache could not answer.", Event::Miss),
+            plain(
+                "nodens_cache_misses_total",
+                "Queries that no fresh answer in the cache could answer.",
+                Event::Miss,
+            ),
             family(
                 "nodens_stale_total",
                 "Answers given past their TTL for want of newer ones, by kind; misses too.",

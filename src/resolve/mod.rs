@@ -1,4 +1,5 @@
-//! The conductor: a query's way from hop to hop. [`hit`] is a plain call, [`miss`] waits; both read top to bottom.
+//! The conductor: a query's way from hop to hop. [`hit`] is a plain call, [`miss`] waits; both read top to bottom. [`stale`] is
+//! what goes out where nothing newer can be had, [`prefetch`] what is asked for before it ends.
 
 pub mod cookie;
 pub mod cut;
