@@ -141,18 +141,11 @@ impl Entry {
         now < self.expires() && !self.is_void()
     }
 
-    /// True where the answer has ended and may be given for want of a newer one.
+    /// True where the answer has ended and may be given for want of a newer one: what upstream said of a name, but no
+    /// failure, and nothing made here.
     pub fn is_stale(&self, now: Moment, caps: Caps) -> bool {
-        let may_be = now >= self.expires() && !self.is_void();
-        may_be && now < self.expires().after(self.stale_for(caps))
-    }
-
-    /// For how long the answer may be given past its end: what upstream said of a name, but no failure and nothing made here.
-    pub fn stale_for(&self, caps: Caps) -> Duration {
-        match (self.role, self.kind) {
-            (Role::Answer, Kind::Data | Kind::NoData | Kind::NxDomain) => caps.stale,
-            _ => Duration::ZERO,
-        }
+        let may_be = self.role == Role::Answer && self.kind != Kind::Failure && !self.is_void();
+        may_be && now >= self.expires() && now < self.expires().after(caps.stale)
     }
 
     /// Ends the answer before its time: what it rests on has changed, or a newer one is there.
@@ -233,9 +226,9 @@ impl Entry {
         Header::read(self.said().wire).is_some_and(|header| header.answers > 0)
     }
 
-    /// For how long the answer serves in all.
-    pub fn lifetime(&self) -> Duration {
-        Duration::from_millis(self.lifetime_ms.into())
+    /// Milliseconds the answer lives in all.
+    pub fn lifetime_ms(&self) -> u64 {
+        u64::from(self.lifetime_ms)
     }
 
     /// What it is, beside an answer's bytes.
