@@ -86,8 +86,8 @@ pub(crate) struct Settings {
     /// Address to answer on, UDP and TCP; may be repeated [default: 127.0.0.1:1053]
     #[arg(long, value_name = "ADDR:PORT", env = "NODENS_LISTEN", value_delimiter = ',')]
     listen: Vec<String>,
-    /// Server for all names without a zone of their own: udp://IP[:PORT], tcp://IP[:PORT] or resolv.conf; may be
-    /// repeated [default: resolv.conf]
+    /// Server for all names without a zone of their own: udp://IP[:PORT], tcp://IP[:PORT],
+    /// headless://NAME[:PORT]?bootstrap=IP[:PORT] or resolv.conf; may be repeated [default: resolv.conf]
     #[arg(long, value_name = "URL", env = "NODENS_UPSTREAM", value_delimiter = ',')]
     upstream: Vec<String>,
     /// Servers for a zone; may be repeated (in the environment: separated by ;)
@@ -201,7 +201,8 @@ impl Settings {
         let mut all = Vec::new();
         if !self.upstream.is_empty() {
             let upstreams = Written { value: self.upstream.clone(), at: at("upstream") };
-            all.push(RawForward { zone: Written { value: ".".into(), at: at("upstream") }, upstreams });
+            let zone = Written { value: ".".into(), at: at("upstream") };
+            all.push(RawForward { zone, upstreams });
         }
         for text in &self.forward {
             let (zone, urls) = text.split_once('=').ok_or_else(|| ConfigError {

@@ -16,7 +16,7 @@ pub const MAX_WORKERS: usize = 256;
 pub const MAX_LISTEN: usize = 16;
 /// Most zones with servers of their own.
 pub const MAX_ZONES: usize = 256;
-/// Most servers of one zone; a resolver asks a handful before the client gives up.
+/// Most upstreams written for one zone; a resolver asks a handful before the client gives up.
 pub const MAX_SERVERS_PER_ZONE: usize = 16;
 
 /// Default bytes of the store: some 100,000 answers, several times the names a busy node uses.
@@ -74,12 +74,25 @@ pub struct Settings {
     pub listen: u64,
     /// Upstream servers, over all zones.
     pub servers: u64,
+    /// Servers that are asked for the addresses of others.
+    pub bootstraps: u64,
     /// Bytes of the store.
     pub cache_bytes: u64,
     /// UDP sockets a worker keeps for one server.
     pub sockets_per_server: u64,
-    /// TCP connections a worker keeps to one server.
+    /// Connections a worker keeps to one server.
     pub connections_per_server: u64,
+}
+
+impl Settings {
+    /// What is open to servers: from each worker to each of them, and from the main thread to the bootstraps.
+    fn upstream_sockets(&self) -> u64 {
+        (self.workers * self.servers + self.bootstraps) * self.sockets_per_server
+    }
+
+    fn upstream_connections(&self) -> u64 {
+        (self.workers * self.servers + self.bootstraps) * self.connections_per_server
+    }
 }
 
 /// One line of what can be used at most.
@@ -108,12 +121,8 @@ pub fn sums(of: &Settings) -> Vec<Line> {
         line("questions waiting for upstream", u64::from(MAX_WAITING), WAITING_BYTES),
         line("TCP connections of clients", u64::from(MAX_CONNECTIONS), CONNECTION_BYTES),
         line("UDP sockets for clients", of.workers * of.listen, per_socket),
-        line("UDP sockets to upstream servers", of.workers * of.servers * of.sockets_per_server, 8 * KIB),
-        line(
-            "TCP connections to upstream servers",
-            of.workers * of.servers * of.connections_per_server,
-            80 * KIB,
-        ),
+        line("UDP sockets to upstream servers", of.upstream_sockets(), 8 * KIB),
+        line("TCP connections to upstream servers", of.upstream_connections(), 80 * KIB),
         line("failing questions remembered", 16_384, 128),
         line("answers that searches rest on", 32_768, 300),
         line("names remembered for searches", 2 * 16_384, 400),
@@ -135,8 +144,8 @@ pub fn total_bytes(lines: &[Line]) -> u64 {
 
 /// File descriptors of all lines, with a few for the runtime, the admin server and standard error.
 pub fn descriptors(of: &Settings) -> u64 {
-    let per_worker = 2 * of.listen + of.servers * (of.sockets_per_server + of.connections_per_server) + 8;
-    of.workers * per_worker + u64::from(MAX_CONNECTIONS) + 64
+    let upstream = of.upstream_sockets() + of.upstream_connections();
+    of.workers * (2 * of.listen + 8) + upstream + u64::from(MAX_CONNECTIONS) + 64
 }
 
 /// A number of bytes as people write it.
@@ -171,6 +180,7 @@ mod tests {
             workers: 2,
             listen: 2,
             servers: 3,
+            bootstraps: 1,
             cache_bytes: DEFAULT_CACHE_BYTES,
             sockets_per_server: 8,
             connections_per_server: 4,

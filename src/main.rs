@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ArgMatches;
+use tokio::task::LocalSet;
 
 use cli::{Cli, Command, Settings};
 use nodens::config::check::check;
@@ -110,7 +111,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
 }
 
 fn serve(config: &Config) -> Result<(), Failed> {
-    runtime()?.block_on(nodens::run::serve(config)).map_err(Failed::because)
+    LocalSet::new().block_on(&runtime()?, nodens::run::serve(config)).map_err(Failed::because)
 }
 
 fn print(text: &str) -> Result<(), Failed> {

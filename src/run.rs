@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -12,15 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::{self, Admin};
 use crate::cache::{Cache, Size, ttl::Caps};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::config::check::host_domains;
+use crate::config::{Config, Upstream};
+use crate::follow;
 use crate::limits;
 use crate::observe::cells::Cells;
 use crate::observe::metrics::Metrics;
 use crate::resolve::cookie::Secret;
 use crate::resolve::{Shared, learning};
 use crate::search::Search;
-use crate::search::list::Suffixes;
 use crate::server::sockets::{self, BindError, WorkerSockets};
 use crate::server::stop;
 use crate::server::worker::{self, Job};
@@ -60,7 +58,7 @@ pub enum RunError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until SIGTERM or SIGINT, then until what was in flight is answered.
+/// Serves until SIGTERM or SIGINT, then until what was in flight is answered; inside a [`tokio::task::LocalSet`].
 ///
 /// # Errors
 /// [`RunError`] says what kept it from serving, or ended it.
@@ -84,9 +82,7 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
     }
 
-    if config.follows_host {
-        tokio::spawn(follow_host(config.suffixes.clone(), Arc::clone(&shared)));
-    }
+    follow::start(config, &shared);
     let (stopper, stop) = stop::channel();
     let connections = Arc::new(Gate::new(limits::MAX_CONNECTIONS, limits::MAX_CONNECTIONS_PER_CLIENT));
     let (listening, heard) = channel();
@@ -117,23 +113,6 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
         (_, Err(error)) => Err(error),
         (Some(number), Ok(())) => Err(RunError::Worker { number, why: "it stopped serving".into() }),
         (None, Ok(())) => Ok(()),
-    }
-}
-
-/// How often the host's own domains are looked at; kubelet and DHCP clients replace the file without a word.
-const LOOK_AT_HOST: Duration = Duration::from_secs(5);
-
-/// Follows the host's own domains, which decide what is left to clients.
-async fn follow_host(mut suffixes: Suffixes, shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(LOOK_AT_HOST).await;
-        let hosts = host_domains(Path::new("/etc/resolv.conf"));
-        if let Some(changed) = Suffixes::new(*suffixes.zone(), &hosts).filter(|new| *new != suffixes) {
-            let names: Vec<String> = changed.hosts().iter().map(ToString::to_string).collect();
-            crate::info!("the host's own domains are now: {}", names.join(" "));
-            suffixes = changed.clone();
-            shared.search.set_suffixes(changed);
-        }
     }
 }
 
@@ -170,7 +149,8 @@ fn addresses(sockets: &[WorkerSockets]) -> Vec<SocketAddr> {
 pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
     let zones = Zones::new(config.forward.iter().map(|forward| forward.zone), listening.to_vec());
     for forward in &config.forward {
-        zones.set(&forward.zone, &Endpoints { members: forward.servers.clone(), last_resort: vec![] });
+        let parts: Vec<Endpoints> = forward.upstreams.iter().map(Upstream::endpoints).collect();
+        zones.set(&forward.zone, &Endpoints::of(&parts));
     }
     let hot_bytes = usize::try_from(config.cache_bytes / limits::HOT_PART).unwrap_or(usize::MAX);
     let caps = Caps { positive: config.max_ttl, negative: config.max_negative_ttl, stale: config.max_stale };

@@ -1,20 +1,20 @@
 //! From what was written to what it means: each value once, each error with what would be right.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors, Source};
 use super::raw::{Raw, RawForward, Written};
-use super::units;
-use super::{Config, Forward};
+use super::{Config, Forward, Upstream};
+use super::{resolv_conf, units, urls};
 use crate::limits::{
     DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES,
     MIN_CACHE_BYTES, bytes_text,
 };
 use crate::search::Mode;
 use crate::search::list::{MAX_HOST_DOMAINS, Suffixes};
-use crate::upstream::health::{Endpoint, Transport};
+use crate::upstream::loops;
 use crate::wire::name::{Name, labels};
 
 /// Where queries are taken when nothing is said: a port that needs no privilege, on this host only.
@@ -37,12 +37,10 @@ const DEFAULT_SEARCH: &str = "learn";
 /// kubelet allows 32 domains in a pod's search list.
 const MAX_SEARCH_LIST: usize = MAX_HOST_DOMAINS + 3;
 /// The upstream that means the servers of that file.
-const RESOLV_CONF: &str = "resolv.conf";
-const PORT: u16 = 53;
+pub(super) const RESOLV_CONF: &str = "resolv.conf";
 
 const LISTEN: &str = "addresses with ports, such as \"127.0.0.1:1053\" or \"[::1]:1053\", up to 16";
 const NAME: &str = "a domain name, such as \"cluster.local\"";
-const URL: &str = "udp://IP[:PORT], tcp://IP[:PORT] or resolv.conf, up to 16 for a zone";
 const ADMIN: &str = "an address with a port, such as \"127.0.0.1:9253\", or \"off\"";
 
 /// Checks everything.
@@ -93,7 +91,8 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
     }));
     let admin = raw.admin.unwrap_or_else(|| default(DEFAULT_ADMIN));
     note(admin_address(&admin).map(|admin| config.admin = admin));
-    match forwards(raw.forward, resolv_conf) {
+    let zones = ZoneChecks { resolv_conf, listen: &config.listen };
+    match zones.all(&raw.forward) {
         Ok(forward) => config.forward = forward,
         Err(more) => errors.extend(more),
     }
@@ -201,11 +200,8 @@ fn parsed_list(list: &Written<Vec<String>>) -> Result<Vec<Name>, ConfigError> {
 }
 
 /// The domains of this host's own search list; none where the file is not there or not readable.
-pub fn host_domains(resolv_conf: &Path) -> Vec<Name> {
-    let Ok(text) = std::fs::read(resolv_conf) else { return vec![] };
-    let Ok((parsed, _)) = hickory_resolver::system_conf::parse_resolv_conf(text) else { return vec![] };
-    let names = parsed.search().iter().filter_map(|name| Name::from_text(&name.to_ascii()).ok());
-    names.take(MAX_HOST_DOMAINS).collect()
+fn host_domains(path: &Path) -> Vec<Name> {
+    resolv_conf::read(path).map(|file| file.domains).unwrap_or_default()
 }
 
 /// The namespace that a list begins with, and the domains behind the cluster's.
@@ -240,85 +236,74 @@ fn admin_address(written: &Written<String>) -> Result<Option<SocketAddr>, Config
     }
 }
 
-fn forwards(written: Vec<RawForward>, resolv_conf: &Path) -> Result<Vec<Forward>, Vec<ConfigError>> {
-    let mut errors = Vec::new();
-    let mut all: Vec<Forward> = Vec::new();
-    for raw in &written {
-        match forward(raw, resolv_conf) {
-            Ok(forward) if all.iter().any(|other| other.zone == forward.zone) => {
-                errors.push(wrong(&raw.zone, "forward.zone", &raw.zone.value, "each zone once"));
+/// What zones are checked with.
+struct ZoneChecks<'c> {
+    resolv_conf: &'c Path,
+    listen: &'c [SocketAddr],
+}
+
+impl ZoneChecks<'_> {
+    fn all(&self, written: &[RawForward]) -> Result<Vec<Forward>, Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let mut all: Vec<Forward> = Vec::new();
+        for raw in written {
+            match self.zone(raw) {
+                Ok(forward) if all.iter().any(|other| other.zone == forward.zone) => {
+                    errors.push(wrong(&raw.zone, "forward.zone", &raw.zone.value, "each zone once"));
+                }
+                Ok(forward) => all.push(forward),
+                Err(error) => errors.push(error),
             }
-            Ok(forward) => all.push(forward),
-            Err(error) => errors.push(error),
         }
-    }
-    if let Some(last) = written.get(MAX_ZONES) {
-        errors.push(wrong(
-            &last.zone,
-            "forward",
-            &format!("{} zones", written.len()),
-            format!("up to {MAX_ZONES}"),
-        ));
-    }
-    if errors.is_empty() && !all.iter().any(|forward| forward.zone == Name::ROOT) {
-        let default = Written { value: vec![RESOLV_CONF.to_string()], at: Source::Default };
-        match servers(&default, resolv_conf) {
-            Ok(servers) => all.push(Forward { zone: Name::ROOT, servers }),
-            Err(error) => errors.push(error),
+        if let Some(last) = written.get(MAX_ZONES) {
+            let found = format!("{} zones", written.len());
+            errors.push(wrong(&last.zone, "forward", &found, format!("up to {MAX_ZONES}")));
         }
-    }
-    if errors.is_empty() { Ok(all) } else { Err(errors) }
-}
-
-fn forward(raw: &RawForward, resolv_conf: &Path) -> Result<Forward, ConfigError> {
-    let zone = name(&raw.zone, "forward.zone")?;
-    Ok(Forward { zone, servers: servers(&raw.upstreams, resolv_conf)? })
-}
-
-fn servers(written: &Written<Vec<String>>, resolv_conf: &Path) -> Result<Vec<Endpoint>, ConfigError> {
-    let key = "forward.upstreams";
-    let mut all = Vec::new();
-    for url in &written.value {
-        match url.as_str() {
-            RESOLV_CONF => all.extend(from_resolv_conf(written, key, resolv_conf)?),
-            url => all.push(endpoint(url).ok_or_else(|| wrong(written, key, url, URL))?),
+        if errors.is_empty() && !all.iter().any(|forward| forward.zone == Name::ROOT) {
+            let default = Written { value: vec![RESOLV_CONF.to_string()], at: Source::Default };
+            match self.upstreams(&default) {
+                Ok(upstreams) => all.push(Forward { zone: Name::ROOT, upstreams }),
+                Err(error) => errors.push(error),
+            }
         }
+        if errors.is_empty() { Ok(all) } else { Err(errors) }
     }
-    let mut seen = std::collections::HashSet::new();
-    all.retain(|endpoint| seen.insert(*endpoint));
-    if all.is_empty() || all.len() > MAX_SERVERS_PER_ZONE {
-        return Err(wrong(written, key, &format!("{} servers", all.len()), URL));
+
+    fn zone(&self, raw: &RawForward) -> Result<Forward, ConfigError> {
+        let zone = name(&raw.zone, "forward.zone")?;
+        Ok(Forward { zone, upstreams: self.upstreams(&raw.upstreams)? })
     }
-    Ok(all)
-}
 
-fn endpoint(url: &str) -> Option<Endpoint> {
-    let (transport, place) = if let Some(place) = url.strip_prefix("udp://") {
-        (Transport::Udp, place)
-    } else {
-        (Transport::Tcp, url.strip_prefix("tcp://")?)
-    };
-    let bare = |text: &str| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT));
-    let bracketed = |text: &str| bare(text.strip_prefix('[')?.strip_suffix(']')?);
-    let addr = place.parse().ok().or_else(|| bare(place)).or_else(|| bracketed(place))?;
-    (addr.port() != 0 && !addr.ip().is_unspecified()).then_some(Endpoint { transport, addr })
-}
+    fn upstreams(&self, written: &Written<Vec<String>>) -> Result<Vec<Upstream>, ConfigError> {
+        let key = "forward.upstreams";
+        let mut all = Vec::new();
+        for url in &written.value {
+            let upstream = match url.as_str() {
+                RESOLV_CONF => self.nameservers(written, key)?,
+                url => urls::parse(url).map_err(|allowed| wrong(written, key, url, allowed))?,
+            };
+            if let Upstream::Headless(service) = &upstream
+                && service.bootstrap.iter().any(|addr| loops::is_own(*addr, self.listen))
+            {
+                let allowed = "a bootstrap server that is not this process itself (server.listen)";
+                return Err(wrong(written, key, url, allowed));
+            }
+            if !all.contains(&upstream) {
+                all.push(upstream);
+            }
+        }
+        if all.is_empty() || all.len() > MAX_SERVERS_PER_ZONE {
+            return Err(wrong(written, key, &format!("{} servers", all.len()), urls::ANY));
+        }
+        Ok(all)
+    }
 
-/// The nameservers of the file, as hickory-resolver reads it: what it makes of a line is what a resolver makes of it.
-fn from_resolv_conf(
-    written: &Written<Vec<String>>,
-    key: &str,
-    path: &Path,
-) -> Result<Vec<Endpoint>, ConfigError> {
-    let allowed = "a file with `nameserver` lines, or servers given with --upstream";
-    let found = |what: String| wrong(written, key, &format!("{}: {what}", path.display()), allowed);
-    let text = std::fs::read(path).map_err(|error| found(error.to_string()))?;
-    let (parsed, _) =
-        hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| found(error.to_string()))?;
-    let servers = parsed.name_servers().iter().map(|server| server.ip);
-    let endpoints: Vec<_> =
-        servers.map(|ip| Endpoint { transport: Transport::Udp, addr: SocketAddr::new(ip, PORT) }).collect();
-    if endpoints.is_empty() { Err(found("no nameserver".into())) } else { Ok(endpoints) }
+    fn nameservers(&self, written: &Written<Vec<String>>, key: &str) -> Result<Upstream, ConfigError> {
+        let allowed = "a file with `nameserver` lines, or servers given with --upstream";
+        let found =
+            |what: String| wrong(written, key, &format!("{}: {what}", self.resolv_conf.display()), allowed);
+        Ok(Upstream::ResolvConf(resolv_conf::read(self.resolv_conf).map_err(found)?.servers))
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ fn defaults_mean_what_the_manual_says() {
     assert_eq!(config.max_stale, Duration::from_secs(86_400));
     assert_eq!(config.search, Mode::Learn);
     assert_eq!(config.suffixes.zone().to_string(), "cluster.local.");
-    assert_eq!(config.forward[0].servers[0].addr, "192.0.2.1:53".parse().unwrap());
+    assert_eq!(config.forward[0].upstreams[0].to_string(), "udp://192.0.2.1:53");
 }
 
 #[test]
@@ -78,6 +78,14 @@ fn errors_name_place_key_found_and_allowed() {
             "nodens.toml:3:13: forward.upstreams: found \"8.8.8.8\"; allowed: udp://IP",
         ),
         (
+            "[[forward]]\nzone = \"x\"\nupstreams = [\"headless://dns.example\"]",
+            "forward.upstreams: found \"headless://dns.example\"; allowed: headless://NAME[:PORT]?bootstrap=IP[:PORT]",
+        ),
+        (
+            "[server]\nlisten = [\"127.0.0.1:1053\"]\n[[forward]]\nzone = \"x\"\nupstreams = [\"headless://dns.example?bootstrap=127.0.0.1:1053\"]",
+            "nodens.toml:5:13: forward.upstreams: found \"headless://dns.example?bootstrap=127.0.0.1:1053\"; allowed: a bootstrap server that is not this process",
+        ),
+        (
             "[[forward]]\nzone = \".\"\nupstreams = [\"udp://192.0.2.9\"]",
             "forward.zone: found \".\"; allowed: each zone once",
         ),
@@ -96,22 +104,6 @@ fn all_that_is_wrong_is_said_at_once() {
 }
 
 #[test]
-fn urls_name_a_transport_and_an_address() {
-    let parsed =
-        |url: &str| endpoint(url).map(|endpoint| (endpoint.transport.name(), endpoint.addr.to_string()));
-    assert_eq!(parsed("udp://192.0.2.1"), Some(("udp", "192.0.2.1:53".into())));
-    assert_eq!(parsed("tcp://192.0.2.1:5353"), Some(("tcp", "192.0.2.1:5353".into())));
-    assert_eq!(parsed("udp://[2001:db8::1]:53"), Some(("udp", "[2001:db8::1]:53".into())));
-    assert_eq!(parsed("udp://[2001:db8::1]"), Some(("udp", "[2001:db8::1]:53".into())));
-    assert_eq!(parsed("udp://2001:db8::1"), Some(("udp", "[2001:db8::1]:53".into())));
-    for wrong in
-        ["192.0.2.1", "udp://", "udp://host", "udp://192.0.2.1:0", "udp://0.0.0.0", "http://192.0.2.1", ""]
-    {
-        assert_eq!(parsed(wrong), None, "{wrong}");
-    }
-}
-
-#[test]
 fn without_servers_the_hosts_own_are_used() {
     let path = std::env::temp_dir().join(format!("nodens-resolv-{}", std::process::id()));
     std::fs::write(
@@ -121,9 +113,9 @@ fn without_servers_the_hosts_own_are_used() {
     .unwrap();
     let config = check(Raw::default(), &path).unwrap();
     std::fs::remove_file(&path).unwrap();
-    let servers: Vec<String> =
-        config.forward[0].servers.iter().map(|server| server.addr.to_string()).collect();
-    assert_eq!(servers, ["192.0.2.7:53", "[2001:db8::7]:53"]);
+    let servers = config.forward[0].upstreams[0].endpoints().members;
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["udp://192.0.2.7:53", "udp://[2001:db8::7]:53"]);
     let missing = check(Raw::default(), &path).unwrap_err().to_string();
     assert!(missing.starts_with("default: forward.upstreams: found"), "{missing}");
 }
@@ -131,7 +123,8 @@ fn without_servers_the_hosts_own_are_used() {
 #[test]
 fn what_is_shown_means_the_same() {
     let text = "[server]\nlisten = [\"127.0.0.1:53\", \"[::1]:53\"]\nworkers = 3\n[cache]\nsize = \"96MiB\"\nmax_ttl = \"2h\"\n\
-        [admin]\nlisten = \"off\"\n[[forward]]\nzone = \"cluster.local\"\nupstreams = [\"tcp://[::1]:54\"]\n";
+        [admin]\nlisten = \"off\"\n[[forward]]\nzone = \"cluster.local\"\nupstreams = [\"tcp://[::1]:54\"]\n\
+        [[forward]]\nzone = \"corp\"\nupstreams = [\"headless://c:5?bootstrap=192.0.2.2\"]\n";
     let config = config(&format!("{text}{ROOT}")).unwrap();
     let shown = crate::config::show::toml(&config);
     assert_eq!(check(Raw::from_toml("shown", &shown).unwrap(), Path::new("/nonexistent")).unwrap(), config);

@@ -7,16 +7,24 @@
 pub mod check;
 pub mod error;
 pub mod raw;
+pub mod resolv_conf;
 pub mod show;
 pub mod units;
+mod urls;
 
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::limits;
 use crate::search::Mode;
 use crate::search::list::Suffixes;
+use crate::upstream::headless::{self, Service};
 use crate::upstream::health::Endpoint;
+use crate::upstream::zones::Endpoints;
 use crate::wire::name::Name;
 
 /// A checked configuration.
@@ -48,26 +56,83 @@ pub struct Config {
     pub forward: Vec<Forward>,
 }
 
-/// The servers of a zone.
+/// Where a zone's servers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The zone.
     pub zone: Name,
-    /// Its servers, at least one.
-    pub servers: Vec<Endpoint>,
+    /// At least one.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Where servers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// One server.
+    Server(Endpoint),
+    /// The nameservers of the host's `resolv.conf`, whatever they become; those that it had when it was read.
+    ResolvConf(Vec<Endpoint>),
+    /// The addresses of a headless Service, whatever they become.
+    Headless(Box<Service>),
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Upstream::Server(endpoint) => endpoint.fmt(f),
+            Upstream::ResolvConf(_) => f.write_str(check::RESOLV_CONF),
+            Upstream::Headless(service) => service.fmt(f),
+        }
+    }
+}
+
+impl Upstream {
+    /// The servers that are known from the start.
+    pub fn endpoints(&self) -> Endpoints {
+        match self {
+            Upstream::Server(endpoint) => Endpoints { members: vec![endpoint.clone()], last_resort: vec![] },
+            Upstream::ResolvConf(members) => Endpoints { members: members.clone(), last_resort: vec![] },
+            Upstream::Headless(service) => Endpoints { members: vec![], last_resort: service.bootstrap() },
+        }
+    }
+}
+
+/// A file of at most so many octets.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let mut octets = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(most + 1).read_to_end(&mut octets).map_err(|error| error.to_string())?;
+    match octets.len() as u64 > most {
+        true => Err(format!("longer than {}", limits::bytes_text(most))),
+        false => Ok(octets),
+    }
 }
 
 impl Config {
     /// What of it costs memory.
     pub fn settings(&self) -> limits::Settings {
-        let mut servers: Vec<Endpoint> =
-            self.forward.iter().flat_map(|forward| forward.servers.clone()).collect();
-        servers.sort_by_key(|server| (server.addr, server.transport as u8));
-        servers.dedup();
+        let upstreams = || self.forward.iter().flat_map(|forward| &forward.upstreams);
+        let mut servers: Vec<&Endpoint> = Vec::new();
+        let (mut many, mut bootstraps) = (0, 0);
+        for upstream in upstreams() {
+            match upstream {
+                Upstream::Server(endpoint) if !servers.contains(&endpoint) => servers.push(endpoint),
+                Upstream::Server(_) | Upstream::ResolvConf(_) => {}
+                Upstream::Headless(service) => {
+                    many += headless::MAX_MEMBERS;
+                    bootstraps += service.bootstrap.len();
+                }
+            }
+        }
+        if upstreams().any(|upstream| matches!(upstream, Upstream::ResolvConf(_))) {
+            many += resolv_conf::MAX_SERVERS;
+        }
         limits::Settings {
             workers: self.workers as u64,
             listen: self.listen.len() as u64,
-            servers: servers.len() as u64,
+            servers: (servers.len() + many + bootstraps) as u64,
+            bootstraps: bootstraps as u64,
             cache_bytes: self.cache_bytes,
             sockets_per_server: crate::upstream::udp::POOL as u64,
             connections_per_server: crate::upstream::streams::MAX_OPEN as u64,

@@ -4,14 +4,21 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::Config;
 use super::units::duration_text;
+use super::{Config, Upstream};
 use crate::limits::{self, bytes_text};
 use crate::search::Mode;
-use crate::upstream::health::Endpoint;
 
-fn url(endpoint: &Endpoint) -> String {
-    format!("{}://{}", endpoint.transport.name(), endpoint.addr)
+fn texts(of: &[impl ToString]) -> Vec<String> {
+    of.iter().map(ToString::to_string).collect()
+}
+
+/// The nameservers that a zone has from the host's `resolv.conf` now.
+fn nameservers(upstreams: &[Upstream]) -> Option<Vec<String>> {
+    upstreams.iter().find_map(|upstream| match upstream {
+        Upstream::ResolvConf(servers) => Some(texts(servers)),
+        _ => None,
+    })
 }
 
 fn mode(config: &Config) -> &'static str {
@@ -52,9 +59,12 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "cluster_domain = {:?}\n", config.suffixes.zone().to_string());
     let _ = writeln!(out, "[admin]\nlisten = {admin:?}");
     for forward in &config.forward {
-        let upstreams = list(forward.servers.iter().map(url).collect());
+        let upstreams = list(texts(&forward.upstreams));
         let _ =
             writeln!(out, "\n[[forward]]\nzone = {:?}\nupstreams = [{upstreams}]", forward.zone.to_string());
+        if let Some(servers) = nameservers(&forward.upstreams) {
+            let _ = writeln!(out, "# resolv.conf: [{}], as the host has it now", list(servers));
+        }
     }
     let lines = limits::sums(&config.settings());
     let _ = writeln!(out, "\n# At most:");
@@ -76,7 +86,13 @@ pub fn json(config: &Config) -> Value {
     let forward: Vec<Value> = config
         .forward
         .iter()
-        .map(|zone| json!({"zone": zone.zone.to_string(), "upstreams": zone.servers.iter().map(url).collect::<Vec<_>>()}))
+        .map(|forward| {
+            json!({
+                "zone": forward.zone.to_string(),
+                "upstreams": texts(&forward.upstreams),
+                "resolv_conf": nameservers(&forward.upstreams),
+            })
+        })
         .collect();
     json!({
         "server": {"listen": config.listen, "workers": config.workers},

@@ -229,7 +229,8 @@ impl Counters {
     }
 
     fn upstream(&self) -> Vec<MetricFamily> {
-        let servers = self.shared.upstreams.zones.servers();
+        let zones = &self.shared.upstreams.zones;
+        let servers = zones.servers();
         let names: Vec<String> = servers.iter().map(|server| server.endpoint.addr.to_string()).collect();
         let mut questions = Vec::new();
         let mut failures = Vec::new();
@@ -247,7 +248,25 @@ impl Counters {
             }
             segments.push((vec![name.as_str()], server.links.segments()));
         }
+        let sizes: Vec<(String, u64)> =
+            zones.iter().map(|zone| (zone.name.to_string(), zone.servers().members.len() as u64)).collect();
+        let sources = zones.sources();
+        let looks = sources.iter().flat_map(|source| {
+            source.heard().map(|(heard, count)| (vec![source.text.as_str(), heard.name()], count))
+        });
         [
+            gauges(
+                "nodens_upstream_servers",
+                "Servers of a zone now, those of last resort apart.",
+                &["zone"],
+                sizes.iter().map(|(zone, count)| (vec![zone.as_str()], *count)).collect(),
+            ),
+            family(
+                "nodens_upstream_sets_total",
+                "Looks at where servers come from, by what they did to the set of servers.",
+                &["source", "outcome"],
+                looks.collect(),
+            ),
             family(
                 "nodens_upstream_questions_total",
                 "Questions sent to a server, tries counted one by one.",

@@ -77,8 +77,11 @@ pub async fn ask(carrier: &dyn Carrier, zone: &Zone, question: &Question) -> Res
 pub async fn probe(carrier: &dyn Carrier, server: &Arc<Server>, question: &[u8]) {
     let (exchange, mut arrived) = mpsc::channel(1);
     let query = edns::upstream_query(0, question, false, false, false);
-    server.asked(Transport::Udp);
-    if let Ok(_ticket) = carrier.datagram(server, query, question, Arrivals { exchange, number: 0 }) {
+    let over = server.endpoint.transport;
+    server.asked(over);
+    if over != Transport::Udp {
+        let _ = timeout(DEADLINE, carrier.stream(server, query, question.to_vec())).await;
+    } else if let Ok(_ticket) = carrier.datagram(server, query, question, Arrivals { exchange, number: 0 }) {
         let _ = timeout(DEADLINE, arrived.recv()).await;
     }
 }

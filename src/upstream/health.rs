@@ -7,14 +7,17 @@
 //!      any    --reply in other case, TCP says the same, 3rd time--> Off for an hour --> Learning(0)
 //! ```
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::links::Links;
+use super::tally::Tally;
 
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +29,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Transport; 2] = [Transport::Udp, Transport::Tcp];
+
     /// The name in URLs and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -36,12 +42,26 @@ impl Transport {
 }
 
 /// Where a server is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// How it is spoken to.
     pub transport: Transport,
     /// Its address and port.
     pub addr: SocketAddr,
+}
+
+impl Endpoint {
+    /// One of this transport.
+    pub fn plain(transport: Transport, addr: SocketAddr) -> Endpoint {
+        Endpoint { transport, addr }
+    }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.transport.name(), self.addr)
+    }
 }
 
 /// Why a try with a server came to nothing.
@@ -94,8 +114,10 @@ pub struct Server {
     /// What became of connections to it.
     pub links: Links,
     state: Mutex<Health>,
-    questions: [AtomicU64; 2],
-    failures: [AtomicU64; TryFailure::ALL.len()],
+    questions: Tally<{ Transport::ALL.len() }>,
+    failures: Tally<{ TryFailure::ALL.len() }>,
+    failures_begun: AtomicU64,
+    tells: Arc<Notify>,
 }
 
 impl Server {
@@ -106,9 +128,17 @@ impl Server {
             endpoint,
             links: Links::default(),
             state: Mutex::new(Health::default()),
-            questions: Default::default(),
-            failures: Default::default(),
+            questions: Tally::default(),
+            failures: Tally::default(),
+            failures_begun: AtomicU64::new(0),
+            tells: Arc::default(),
         }
+    }
+
+    /// The server, telling this when it begins to fail.
+    pub fn that_tells(mut self, tells: &Arc<Notify>) -> Server {
+        self.tells = Arc::clone(tells);
+        self
     }
 
     /// What is known of it. Held for a few loads and stores, never over an await.
@@ -118,34 +148,42 @@ impl Server {
 
     /// Counts a question that went out.
     pub fn asked(&self, over: Transport) {
-        if let Some(count) = self.questions.get(over as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        self.questions.count(over as usize);
     }
 
     /// Counts a try that came to nothing.
     pub fn failed(&self, why: TryFailure, now: Instant) {
-        if let Some(count) = self.failures.get(why as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
+        self.failures.count(why as usize);
+        if !matches!(why, TryFailure::Timeout | TryFailure::Unreachable | TryFailure::Rcode) {
+            return;
         }
-        if matches!(why, TryFailure::Timeout | TryFailure::Unreachable | TryFailure::Rcode) {
-            self.health().failed(now, rand::random());
+        let falls_silent = {
+            let mut health = self.health();
+            health.failed(now, rand::random());
+            // A server that says that it cannot, is there.
+            let is_silent = why != TryFailure::Rcode;
+            std::mem::replace(&mut health.is_silent, is_silent) != is_silent && is_silent
+        };
+        if falls_silent {
+            self.failures_begun.fetch_add(1, Ordering::Relaxed);
+            self.tells.notify_waiters();
         }
     }
 
-    /// Questions sent over UDP and over TCP.
-    pub fn questions(&self) -> [(Transport, u64); 2] {
-        [Transport::Udp, Transport::Tcp].map(|over| (over, read(self.questions.get(over as usize))))
+    /// How often it was not there after it had answered.
+    pub fn failures_begun(&self) -> u64 {
+        self.failures_begun.load(Ordering::Relaxed)
+    }
+
+    /// Questions sent, over each of the ways it is spoken to.
+    pub fn questions(&self) -> impl Iterator<Item = (Transport, u64)> {
+        Transport::ALL.into_iter().map(|over| (over, self.questions.get(over as usize)))
     }
 
     /// Failed tries by reason.
     pub fn failures(&self) -> [(TryFailure, u64); TryFailure::ALL.len()] {
-        TryFailure::ALL.map(|why| (why, read(self.failures.get(why as usize))))
+        TryFailure::ALL.map(|why| (why, self.failures.get(why as usize)))
     }
-}
-
-fn read(count: Option<&AtomicU64>) -> u64 {
-    count.map_or(0, |count| count.load(Ordering::Relaxed))
 }
 
 /// Failures in a row after which a server is asked last.
@@ -168,6 +206,7 @@ const LOOP_PAUSE: Duration = Duration::from_secs(300);
 pub struct Health {
     latency: Option<Duration>,
     failures: u32,
+    is_silent: bool,
     avoid_until: Option<Instant>,
     is_own: bool,
     loop_until: Option<Instant>,
@@ -181,6 +220,7 @@ impl Health {
     /// The server answered a question after `latency`.
     pub fn answered(&mut self, latency: Duration) {
         self.failures = 0;
+        self.is_silent = false;
         self.avoid_until = None;
         // An eighth of each new value, as TCP smooths its round trips (RFC 6298 section 2.3).
         self.latency = Some(self.latency.map_or(latency, |before| (before * 7 + latency) / 8));

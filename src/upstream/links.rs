@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::tally::Tally;
+
 /// What became of an attempt to open a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -15,16 +17,13 @@ pub enum Outcome {
     Refused,
     /// It was not there in time.
     TimedOut,
-    /// No agreement on encryption, or a certificate that does not prove what it has to.
-    Untrusted,
     /// It was opened and ended before its first reply.
     Unanswered,
 }
 
 impl Outcome {
     /// All of them, in the order of their counters.
-    pub const ALL: [Outcome; 5] =
-        [Outcome::Opened, Outcome::Refused, Outcome::TimedOut, Outcome::Untrusted, Outcome::Unanswered];
+    pub const ALL: [Outcome; 4] = [Outcome::Opened, Outcome::Refused, Outcome::TimedOut, Outcome::Unanswered];
 
     /// The name in metrics.
     pub fn name(self) -> &'static str {
@@ -32,7 +31,6 @@ impl Outcome {
             Outcome::Opened => "opened",
             Outcome::Refused => "refused",
             Outcome::TimedOut => "timeout",
-            Outcome::Untrusted => "untrusted",
             Outcome::Unanswered => "unanswered",
         }
     }
@@ -41,7 +39,7 @@ impl Outcome {
 /// The counters of one server, shared by all workers.
 #[derive(Default)]
 pub struct Links {
-    outcomes: [AtomicU64; Outcome::ALL.len()],
+    outcomes: Tally<{ Outcome::ALL.len() }>,
     segments: AtomicU64,
     trouble: Mutex<Trouble>,
 }
@@ -58,17 +56,12 @@ const REPEAT: Duration = Duration::from_secs(600);
 impl Links {
     /// Counts an attempt.
     pub fn count(&self, outcome: Outcome) {
-        if let Some(count) = self.outcomes.get(outcome as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        self.outcomes.count(outcome as usize);
     }
 
     /// Attempts by what became of them.
     pub fn outcomes(&self) -> [(Outcome, u64); Outcome::ALL.len()] {
-        Outcome::ALL.map(|outcome| {
-            let count = self.outcomes.get(outcome as usize);
-            (outcome, count.map_or(0, |count| count.load(Ordering::Relaxed)))
-        })
+        Outcome::ALL.map(|outcome| (outcome, self.outcomes.get(outcome as usize)))
     }
 
     /// Adds segments that a connection has sent.

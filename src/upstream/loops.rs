@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_a_name_that_was_sent_counts_and_only_in_time() {
-        let endpoint = Endpoint { transport: Transport::Udp, addr: "192.0.2.1:53".parse().unwrap() };
+        let endpoint = Endpoint::plain(Transport::Udp, "192.0.2.1:53".parse().unwrap());
         let (server, nonces, now) = (Arc::new(Server::new(0, endpoint)), Nonces::default(), Instant::now());
         let label = nonces.issue(&server, now, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef).unwrap();
         assert!(nonces.issue(&server, now, 1).is_none(), "probed just now");

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod exchange;
+pub mod headless;
 pub mod health;
 pub mod links;
 pub mod loops;
@@ -13,7 +14,9 @@ pub mod matching;
 pub mod segments;
 #[cfg(test)]
 pub mod simulation;
+pub mod sources;
 pub mod streams;
+pub mod tally;
 pub mod tcp;
 pub mod udp;
 pub mod zones;

@@ -160,7 +160,7 @@ pub fn zones(servers: usize) -> Zones {
 /// Where the server of this number is.
 pub fn endpoint(number: usize) -> Endpoint {
     let addr = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 5000 + number as u16));
-    Endpoint { transport: Transport::Udp, addr }
+    Endpoint::plain(Transport::Udp, addr)
 }
 
 /// Runs a test with local tasks.

@@ -9,10 +9,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use super::health::{Endpoint, Server};
 use super::loops;
+use super::sources::Source;
 use crate::wire::name::{Name, ancestors};
 
 /// The servers of a zone at one time.
@@ -64,12 +66,32 @@ pub struct Endpoints {
     pub last_resort: Vec<Endpoint>,
 }
 
+impl Endpoints {
+    /// Several together, each endpoint once.
+    pub fn of(parts: &[Endpoints]) -> Endpoints {
+        let mut all = Endpoints::default();
+        for endpoint in parts.iter().flat_map(|part| &part.members) {
+            if !all.members.contains(endpoint) {
+                all.members.push(endpoint.clone());
+            }
+        }
+        for endpoint in parts.iter().flat_map(|part| &part.last_resort) {
+            if !all.members.contains(endpoint) && !all.last_resort.contains(endpoint) {
+                all.last_resort.push(endpoint.clone());
+            }
+        }
+        all
+    }
+}
+
 /// All zones, the root's among them, and all servers.
 pub struct Zones {
     by_name: HashMap<Box<[u8]>, Zone>,
     known: Mutex<Known>,
     listening: Vec<SocketAddr>,
     changes: watch::Sender<()>,
+    failure_begins: Arc<Notify>,
+    sources: Mutex<Vec<Arc<Source>>>,
 }
 
 /// Every server that a zone has; each endpoint is one server, whatever the number of its zones.
@@ -88,6 +110,8 @@ impl Zones {
             known: Mutex::default(),
             listening,
             changes: watch::channel(()).0,
+            failure_begins: Arc::default(),
+            sources: Mutex::default(),
         }
     }
 
@@ -116,9 +140,8 @@ impl Zones {
         let Some(zone) = self.by_name.get(&key(name)) else { return };
         {
             let mut known = self.known();
-            let mut servers = |of: &[Endpoint]| {
-                of.iter().map(|endpoint| known.server(endpoint, &self.listening)).collect::<Vec<_>>()
-            };
+            let mut servers =
+                |of: &[Endpoint]| of.iter().map(|endpoint| known.server(endpoint, self)).collect::<Vec<_>>();
             let set = Servers {
                 members: servers(&endpoints.members),
                 last_resort: servers(&endpoints.last_resort),
@@ -127,6 +150,40 @@ impl Zones {
             known.servers.retain(|server| self.iter().any(|zone| zone.has(server)));
         }
         self.changes.send_replace(());
+    }
+
+    /// The servers of a zone that are at these endpoints.
+    pub fn named(&self, name: &Name, endpoints: &[Endpoint]) -> Vec<Arc<Server>> {
+        let Some(zone) = self.by_name.get(&key(name)) else { return vec![] };
+        zone.servers().iter().filter(|server| endpoints.contains(&server.endpoint)).cloned().collect()
+    }
+
+    /// How often members of a zone have begun to fail.
+    pub fn failures_begun(&self, name: &Name) -> u64 {
+        let Some(zone) = self.by_name.get(&key(name)) else { return 0 };
+        zone.servers().members.iter().map(|server| server.failures_begun()).sum()
+    }
+
+    /// Ends when a server of any zone begins to fail, from now on.
+    pub fn failure_begins(&self) -> Notified<'_> {
+        self.failure_begins.notified()
+    }
+
+    /// Notes a source whose looks are counted; there are as many as the configuration has.
+    pub fn add_source(&self, text: String) -> Arc<Source> {
+        let source = Arc::new(Source::new(text));
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&source));
+        source
+    }
+
+    /// All sources.
+    pub fn sources(&self) -> Vec<Arc<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The addresses that this process listens on.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -139,13 +196,14 @@ fn key(name: &Name) -> Box<[u8]> {
 }
 
 impl Known {
-    fn server(&mut self, endpoint: &Endpoint, listening: &[SocketAddr]) -> Arc<Server> {
+    fn server(&mut self, endpoint: &Endpoint, zones: &Zones) -> Arc<Server> {
         if let Some(known) = self.servers.iter().find(|server| server.endpoint == *endpoint) {
             return Arc::clone(known);
         }
-        let new = Arc::new(Server::new(self.next_number, *endpoint));
+        let new = Server::new(self.next_number, endpoint.clone()).that_tells(&zones.failure_begins);
+        let new = Arc::new(new);
         self.next_number += 1;
-        if loops::is_own(endpoint.addr, listening) {
+        if loops::is_own(endpoint.addr, &zones.listening) {
             new.health().is_ourselves();
             crate::error!(
                 "upstream {} is this process itself; it is never asked. Name another server",
@@ -167,8 +225,7 @@ mod tests {
     }
 
     fn endpoints(last: &[u8]) -> Endpoints {
-        let endpoint =
-            |last: &u8| Endpoint { transport: Transport::Udp, addr: ([192, 0, 2, *last], 53).into() };
+        let endpoint = |last: &u8| Endpoint::plain(Transport::Udp, ([192, 0, 2, *last], 53).into());
         Endpoints { members: last.iter().map(endpoint).collect(), last_resort: vec![] }
     }
 

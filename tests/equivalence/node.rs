@@ -80,7 +80,7 @@ impl Node {
         let hosts = world::HOSTS.map(name);
         let addr = SocketAddr::from(([192, 0, 2, 53], 53));
         let zones = Zones::new([Name::ROOT], vec![]);
-        let members = vec![Endpoint { transport: Transport::Udp, addr }];
+        let members = vec![Endpoint::plain(Transport::Udp, addr)];
         zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
         let day = Duration::from_secs(86_400);
         let caps = Caps { positive: day, negative: Duration::from_secs(3600), stale: day };

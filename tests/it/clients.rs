@@ -91,13 +91,24 @@ impl Pod {
         self.ip(&format!("link set {name} {state}"));
     }
 
+    /// Gives the node one more address, which the pod reaches through it.
+    pub fn second_node(&self) -> Ipv4Addr {
+        let second = Ipv4Addr::from(u32::from(self.node) + 0x1_0000);
+        let outside = self.namespace.replace("nodens-", "nd").replace('-', "a");
+        let args = format!("addr add {second}/32 dev {outside}");
+        assert!(tool("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
+        self.ip(&format!("route add {second}/32 via {}", self.node));
+        second
+    }
+
+    /// Rewrites its resolv.conf in place, as a container sees it: the file is a mount.
+    pub fn set_resolv_conf(&self, text: &str) {
+        std::fs::write(self.etc().join("resolv.conf"), text).unwrap();
+    }
+
     /// Rewrites the search line of its resolv.conf.
     pub fn set_domains(&self, domains: &str) {
-        std::fs::write(
-            self.etc().join("resolv.conf"),
-            format!("nameserver {}\nsearch {domains}\n", self.node),
-        )
-        .unwrap();
+        self.set_resolv_conf(&format!("nameserver {}\nsearch {domains}\n", self.node));
     }
 
     /// Adds options to its resolv.conf.
