@@ -25,6 +25,7 @@ Examples:
       then: dig @127.0.0.1 -p 1053 www.example.com
   nodens serve --upstream udp://192.0.2.53 --upstream tcp://192.0.2.54:53
   nodens serve --forward cluster.local=udp://10.96.0.10 --forward corp=udp://10.0.0.2,udp://10.0.0.3
+  nodens serve --upstream 'tls://192.0.2.53#dns.example' --ca-file /etc/company-ca.pem
   NODENS_CACHE_SIZE=256MiB nodens serve --config /etc/nodens.toml
 
 It ends with 0 after SIGTERM or SIGINT, 1 where it cannot serve, 2 where arguments or configuration are wrong.";
@@ -86,13 +87,17 @@ pub(crate) struct Settings {
     /// Address to answer on, UDP and TCP; may be repeated [default: 127.0.0.1:1053]
     #[arg(long, value_name = "ADDR:PORT", env = "NODENS_LISTEN", value_delimiter = ',')]
     listen: Vec<String>,
-    /// Server for all names without a zone of their own: udp://IP[:PORT], tcp://IP[:PORT],
-    /// headless://NAME[:PORT]?bootstrap=IP[:PORT] or resolv.conf; may be repeated [default: resolv.conf]
+    /// Server for all names without a zone of their own: udp://IP[:PORT], tcp://IP[:PORT], tls://IP[:PORT]#NAME,
+    /// https://IP[:PORT][/PATH]#NAME, headless://NAME[:PORT]?bootstrap=IP[:PORT] or resolv.conf; may be repeated
+    /// [default: resolv.conf]
     #[arg(long, value_name = "URL", env = "NODENS_UPSTREAM", value_delimiter = ',')]
     upstream: Vec<String>,
     /// Servers for a zone; may be repeated (in the environment: separated by ;)
     #[arg(long, value_name = "ZONE=URL[,URL]", env = "NODENS_FORWARD", value_delimiter = ';')]
     forward: Vec<String>,
+    /// File of certificates (PEM) of the authorities that vouch for servers inside TLS [default: a built-in list]
+    #[arg(long, value_name = "FILE", env = "NODENS_CA_FILE")]
+    ca_file: Option<String>,
     /// Zone of the cluster [default: cluster.local]
     #[arg(long, value_name = "NAME", env = "NODENS_CLUSTER_DOMAIN")]
     cluster_domain: Option<String>,
@@ -193,6 +198,7 @@ impl Settings {
             denial_cut: self.denial_cut.then(|| Written { value: true, at: at("denial_cut") }),
             cluster_domain: text(&self.cluster_domain, "cluster_domain"),
             admin: text(&self.admin, "admin"),
+            ca_file: text(&self.ca_file, "ca_file"),
             forward: self.forwards(&at)?,
         })
     }
@@ -202,7 +208,7 @@ impl Settings {
         if !self.upstream.is_empty() {
             let upstreams = Written { value: self.upstream.clone(), at: at("upstream") };
             let zone = Written { value: ".".into(), at: at("upstream") };
-            all.push(RawForward { zone, upstreams });
+            all.push(RawForward { zone, upstreams, ca_file: None });
         }
         for text in &self.forward {
             let (zone, urls) = text.split_once('=').ok_or_else(|| ConfigError {
@@ -214,6 +220,7 @@ impl Settings {
             all.push(RawForward {
                 zone: Written { value: zone.into(), at: at("forward") },
                 upstreams: Written { value: urls.split(',').map(Into::into).collect(), at: at("forward") },
+                ca_file: None,
             });
         }
         Ok(all)

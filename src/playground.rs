@@ -111,6 +111,7 @@ fn forwards(cluster: SocketAddr, internet: SocketAddr, domain: &str) -> Raw {
     let forward = |zone: &str, addr: SocketAddr| RawForward {
         zone: written(zone.to_string()),
         upstreams: written(vec![format!("udp://{addr}")]),
+        ca_file: None,
     };
     let cluster_zones = std::iter::once(domain).chain(REVERSE).map(|zone| forward(zone, cluster));
     Raw { forward: cluster_zones.chain([forward(".", internet)]).collect(), ..Raw::default() }

@@ -1,7 +1,9 @@
 //! From what was written to what it means: each value once, each error with what would be right.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors, Source};
@@ -9,11 +11,12 @@ use super::raw::{Raw, RawForward, Written};
 use super::{Config, Forward, Upstream};
 use super::{resolv_conf, units, urls};
 use crate::limits::{
-    DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES,
+    self, DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES,
     MIN_CACHE_BYTES, bytes_text,
 };
 use crate::search::Mode;
 use crate::search::list::{MAX_HOST_DOMAINS, Suffixes};
+use crate::upstream::identity::Roots;
 use crate::upstream::loops;
 use crate::wire::name::{Name, labels};
 
@@ -38,9 +41,12 @@ const DEFAULT_SEARCH: &str = "learn";
 const MAX_SEARCH_LIST: usize = MAX_HOST_DOMAINS + 3;
 /// The upstream that means the servers of that file.
 pub(super) const RESOLV_CONF: &str = "resolv.conf";
+/// A distribution's whole bundle of authorities is a quarter of it.
+const MAX_CA_FILE: u64 = limits::MIB;
 
 const LISTEN: &str = "addresses with ports, such as \"127.0.0.1:1053\" or \"[::1]:1053\", up to 16";
 const NAME: &str = "a domain name, such as \"cluster.local\"";
+const CA_FILE: &str = "a file of certificates in PEM form, up to 1MiB";
 const ADMIN: &str = "an address with a port, such as \"127.0.0.1:9253\", or \"off\"";
 
 /// Checks everything.
@@ -62,6 +68,7 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
         follows_host: false,
         denial_cut: raw.denial_cut.is_some_and(|written| written.value),
         admin: None,
+        ca_file: raw.ca_file.as_ref().map(|written| written.value.clone()),
         forward: vec![],
     };
     let default = |value: &str| Written { value: value.to_string(), at: Source::Default };
@@ -91,7 +98,12 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
     }));
     let admin = raw.admin.unwrap_or_else(|| default(DEFAULT_ADMIN));
     note(admin_address(&admin).map(|admin| config.admin = admin));
-    let zones = ZoneChecks { resolv_conf, listen: &config.listen };
+    let zones = ZoneChecks {
+        resolv_conf,
+        listen: &config.listen,
+        ca_file: raw.ca_file.as_ref(),
+        common: OnceCell::new(),
+    };
     match zones.all(&raw.forward) {
         Ok(forward) => config.forward = forward,
         Err(more) => errors.extend(more),
@@ -240,18 +252,26 @@ fn admin_address(written: &Written<String>) -> Result<Option<SocketAddr>, Config
 struct ZoneChecks<'c> {
     resolv_conf: &'c Path,
     listen: &'c [SocketAddr],
+    ca_file: Option<&'c Written<String>>,
+    /// The authorities of zones that name none themselves, once they are needed.
+    common: OnceCell<Arc<Roots>>,
 }
 
 impl ZoneChecks<'_> {
     fn all(&self, written: &[RawForward]) -> Result<Vec<Forward>, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut all: Vec<Forward> = Vec::new();
+        if let Some(ca_file) = self.ca_file {
+            errors.extend(self.common(ca_file).err());
+        }
         for raw in written {
             match self.zone(raw) {
                 Ok(forward) if all.iter().any(|other| other.zone == forward.zone) => {
                     errors.push(wrong(&raw.zone, "forward.zone", &raw.zone.value, "each zone once"));
                 }
                 Ok(forward) => all.push(forward),
+                // A file that two zones need is wrong once.
+                Err(error) if errors.contains(&error) => {}
                 Err(error) => errors.push(error),
             }
         }
@@ -261,8 +281,8 @@ impl ZoneChecks<'_> {
         }
         if errors.is_empty() && !all.iter().any(|forward| forward.zone == Name::ROOT) {
             let default = Written { value: vec![RESOLV_CONF.to_string()], at: Source::Default };
-            match self.upstreams(&default) {
-                Ok(upstreams) => all.push(Forward { zone: Name::ROOT, upstreams }),
+            match self.upstreams(&default, None) {
+                Ok(upstreams) => all.push(Forward { zone: Name::ROOT, upstreams, ca_file: None }),
                 Err(error) => errors.push(error),
             }
         }
@@ -271,16 +291,43 @@ impl ZoneChecks<'_> {
 
     fn zone(&self, raw: &RawForward) -> Result<Forward, ConfigError> {
         let zone = name(&raw.zone, "forward.zone")?;
-        Ok(Forward { zone, upstreams: self.upstreams(&raw.upstreams)? })
+        let is_encrypted = raw.upstreams.value.iter().any(|url| urls::is_encrypted(url));
+        let roots = match &raw.ca_file {
+            Some(file) if is_encrypted => Some(Arc::new(roots(file, "forward.ca_file")?)),
+            Some(file) => {
+                let allowed = "nothing where no upstream is tls:// or https://";
+                return Err(wrong(file, "forward.ca_file", &file.value, allowed));
+            }
+            None if is_encrypted => Some(self.common(&raw.upstreams)?),
+            None => None,
+        };
+        let ca_file = raw.ca_file.as_ref().map(|file| file.value.clone());
+        Ok(Forward { zone, upstreams: self.upstreams(&raw.upstreams, roots.as_ref())?, ca_file })
     }
 
-    fn upstreams(&self, written: &Written<Vec<String>>) -> Result<Vec<Upstream>, ConfigError> {
+    /// The authorities of `tls.ca_file`, or the built-in ones.
+    fn common<T>(&self, needed_by: &Written<T>) -> Result<Arc<Roots>, ConfigError> {
+        if let Some(roots) = self.common.get() {
+            return Ok(Arc::clone(roots));
+        }
+        let roots = match self.ca_file {
+            Some(file) => roots(file, "tls.ca_file")?,
+            None => Roots::built_in().map_err(|why| wrong(needed_by, "tls", &why, "TLS"))?,
+        };
+        Ok(Arc::clone(self.common.get_or_init(|| Arc::new(roots))))
+    }
+
+    fn upstreams(
+        &self,
+        written: &Written<Vec<String>>,
+        roots: Option<&Arc<Roots>>,
+    ) -> Result<Vec<Upstream>, ConfigError> {
         let key = "forward.upstreams";
         let mut all = Vec::new();
         for url in &written.value {
             let upstream = match url.as_str() {
                 RESOLV_CONF => self.nameservers(written, key)?,
-                url => urls::parse(url).map_err(|allowed| wrong(written, key, url, allowed))?,
+                url => urls::parse(url, roots).map_err(|allowed| wrong(written, key, url, allowed))?,
             };
             if let Upstream::Headless(service) = &upstream
                 && service.bootstrap.iter().any(|addr| loops::is_own(*addr, self.listen))
@@ -304,6 +351,12 @@ impl ZoneChecks<'_> {
             |what: String| wrong(written, key, &format!("{}: {what}", self.resolv_conf.display()), allowed);
         Ok(Upstream::ResolvConf(resolv_conf::read(self.resolv_conf).map_err(found)?.servers))
     }
+}
+
+fn roots(file: &Written<String>, key: &str) -> Result<Roots, ConfigError> {
+    let found = |why: String| wrong(file, key, &format!("{}: {why}", file.value), CA_FILE);
+    let pem = super::read(Path::new(&file.value), MAX_CA_FILE).map_err(found)?;
+    Roots::from_pem(&file.value, pem).map_err(found)
 }
 
 #[cfg(test)]

@@ -78,6 +78,10 @@ fn errors_name_place_key_found_and_allowed() {
             "nodens.toml:3:13: forward.upstreams: found \"8.8.8.8\"; allowed: udp://IP",
         ),
         (
+            "[[forward]]\nzone = \"x\"\nupstreams = [\"tls://192.0.2.1\"]",
+            "nodens.toml:3:13: forward.upstreams: found \"tls://192.0.2.1\"; allowed: tls://IP[:PORT]#NAME or https://IP[:PORT][/PATH]#NAME: the address",
+        ),
+        (
             "[[forward]]\nzone = \"x\"\nupstreams = [\"headless://dns.example\"]",
             "forward.upstreams: found \"headless://dns.example\"; allowed: headless://NAME[:PORT]?bootstrap=IP[:PORT]",
         ),
@@ -85,6 +89,19 @@ fn errors_name_place_key_found_and_allowed() {
             "[server]\nlisten = [\"127.0.0.1:1053\"]\n[[forward]]\nzone = \"x\"\nupstreams = [\"headless://dns.example?bootstrap=127.0.0.1:1053\"]",
             "nodens.toml:5:13: forward.upstreams: found \"headless://dns.example?bootstrap=127.0.0.1:1053\"; allowed: a bootstrap server that is not this process",
         ),
+        (
+            "[tls]\nca_file = \"/nonexistent/ca.pem\"",
+            "nodens.toml:2:11: tls.ca_file: found \"/nonexistent/ca.pem: No such file or directory (os error 2)\"; allowed: a file of certificates in PEM form",
+        ),
+        (
+            "[[forward]]\nzone = \"x\"\nupstreams = [\"tls://192.0.2.1#a\"]\nca_file = \"/dev/null\"",
+            "nodens.toml:4:11: forward.ca_file: found \"/dev/null: no certificate in it\"",
+        ),
+        (
+            "[[forward]]\nzone = \"x\"\nupstreams = [\"udp://192.0.2.1\"]\nca_file = \"/dev/null\"",
+            "forward.ca_file: found \"/dev/null\"; allowed: nothing where no upstream is tls:// or https://",
+        ),
+        ("[tls]\nca = 1", "nodens.toml:2:1: tls.ca: found `ca`; allowed: the keys `ca_file`"),
         (
             "[[forward]]\nzone = \".\"\nupstreams = [\"udp://192.0.2.9\"]",
             "forward.zone: found \".\"; allowed: each zone once",
@@ -121,10 +138,17 @@ fn without_servers_the_hosts_own_are_used() {
 }
 
 #[test]
+fn a_file_that_several_zones_need_is_wrong_once() {
+    let zone = |name: &str| format!("[[forward]]\nzone = {name:?}\nupstreams = [\"tls://192.0.2.1#a\"]\n");
+    let said = error(&format!("[tls]\nca_file = \"/dev/null\"\n{}{}", zone("x"), zone("y")));
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
 fn what_is_shown_means_the_same() {
     let text = "[server]\nlisten = [\"127.0.0.1:53\", \"[::1]:53\"]\nworkers = 3\n[cache]\nsize = \"96MiB\"\nmax_ttl = \"2h\"\n\
         [admin]\nlisten = \"off\"\n[[forward]]\nzone = \"cluster.local\"\nupstreams = [\"tcp://[::1]:54\"]\n\
-        [[forward]]\nzone = \"corp\"\nupstreams = [\"headless://c:5?bootstrap=192.0.2.2\"]\n";
+        [[forward]]\nzone = \"corp\"\nupstreams = [\"tls://192.0.2.1#a\", \"https://192.0.2.1/x#b\", \"headless://c:5?bootstrap=192.0.2.2\"]\n";
     let config = config(&format!("{text}{ROOT}")).unwrap();
     let shown = crate::config::show::toml(&config);
     assert_eq!(check(Raw::from_toml("shown", &shown).unwrap(), Path::new("/nonexistent")).unwrap(), config);

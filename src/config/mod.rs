@@ -52,6 +52,8 @@ pub struct Config {
     pub denial_cut: bool,
     /// Where the admin pages are, if anywhere.
     pub admin: Option<SocketAddr>,
+    /// The file with the authorities that vouch for servers inside TLS, where a zone has none of its own.
+    pub ca_file: Option<String>,
     /// Which servers are asked for which names; always one for the root.
     pub forward: Vec<Forward>,
 }
@@ -63,6 +65,8 @@ pub struct Forward {
     pub zone: Name,
     /// At least one.
     pub upstreams: Vec<Upstream>,
+    /// The file with the authorities that vouch for its servers inside TLS.
+    pub ca_file: Option<String>,
 }
 
 /// Where servers are.
@@ -128,10 +132,13 @@ impl Config {
         if upstreams().any(|upstream| matches!(upstream, Upstream::ResolvConf(_))) {
             many += resolv_conf::MAX_SERVERS;
         }
+        let encrypted = |endpoint: &&&Endpoint| endpoint.identity.is_some();
+        let encrypted_servers = servers.iter().filter(encrypted).count();
         limits::Settings {
             workers: self.workers as u64,
             listen: self.listen.len() as u64,
-            servers: (servers.len() + many + bootstraps) as u64,
+            plain_servers: (servers.len() - encrypted_servers + many + bootstraps) as u64,
+            encrypted_servers: encrypted_servers as u64,
             bootstraps: bootstraps as u64,
             cache_bytes: self.cache_bytes,
             sockets_per_server: crate::upstream::udp::POOL as u64,

@@ -39,6 +39,8 @@ pub struct Raw {
     pub cluster_domain: Option<Written<String>>,
     /// `admin.listen`
     pub admin: Option<Written<String>>,
+    /// `tls.ca_file`
+    pub ca_file: Option<Written<String>>,
     /// `[[forward]]`, in the order written
     pub forward: Vec<RawForward>,
 }
@@ -50,6 +52,8 @@ pub struct RawForward {
     pub zone: Written<String>,
     /// Its servers' URLs.
     pub upstreams: Written<Vec<String>>,
+    /// Its file of authorities.
+    pub ca_file: Option<Written<String>>,
 }
 
 impl Raw {
@@ -74,6 +78,7 @@ impl Raw {
             denial_cut: self.denial_cut.or(earlier.denial_cut),
             cluster_domain: self.cluster_domain.or(earlier.cluster_domain),
             admin: self.admin.or(earlier.admin),
+            ca_file: self.ca_file.or(earlier.ca_file),
             forward,
         }
     }
@@ -97,6 +102,7 @@ struct File {
     cache: CacheTable,
     search: SearchTable,
     admin: AdminTable,
+    tls: TlsTable,
     forward: Vec<ForwardTable>,
 }
 
@@ -131,11 +137,18 @@ struct AdminTable {
     listen: Option<Spanned<String>>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TlsTable {
+    ca_file: Option<Spanned<String>>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ForwardTable {
     zone: Spanned<String>,
     upstreams: Spanned<Vec<String>>,
+    ca_file: Option<Spanned<String>>,
 }
 
 impl File {
@@ -152,6 +165,7 @@ impl File {
             denial_cut: places.optional(self.search.denial_cut),
             cluster_domain: places.optional(self.search.cluster_domain),
             admin: places.optional(self.admin.listen),
+            ca_file: places.optional(self.tls.ca_file),
             forward: self.forward.into_iter().map(|table| places.forward(table)).collect(),
         }
     }
@@ -179,7 +193,11 @@ impl Places<'_> {
     }
 
     fn forward(&self, table: ForwardTable) -> RawForward {
-        RawForward { zone: self.one(table.zone), upstreams: self.one(table.upstreams) }
+        RawForward {
+            zone: self.one(table.zone),
+            upstreams: self.one(table.upstreams),
+            ca_file: self.optional(table.ca_file),
+        }
     }
 
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {

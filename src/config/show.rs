@@ -58,12 +58,18 @@ pub fn toml(config: &Config) -> String {
     let _ = writeln!(out, "denial_cut = {}", config.denial_cut);
     let _ = writeln!(out, "cluster_domain = {:?}\n", config.suffixes.zone().to_string());
     let _ = writeln!(out, "[admin]\nlisten = {admin:?}");
+    if let Some(file) = &config.ca_file {
+        let _ = writeln!(out, "\n[tls]\nca_file = {file:?}");
+    }
     for forward in &config.forward {
         let upstreams = list(texts(&forward.upstreams));
         let _ =
             writeln!(out, "\n[[forward]]\nzone = {:?}\nupstreams = [{upstreams}]", forward.zone.to_string());
         if let Some(servers) = nameservers(&forward.upstreams) {
             let _ = writeln!(out, "# resolv.conf: [{}], as the host has it now", list(servers));
+        }
+        if let Some(file) = &forward.ca_file {
+            let _ = writeln!(out, "ca_file = {file:?}");
         }
     }
     let lines = limits::sums(&config.settings());
@@ -91,6 +97,7 @@ pub fn json(config: &Config) -> Value {
                 "zone": forward.zone.to_string(),
                 "upstreams": texts(&forward.upstreams),
                 "resolv_conf": nameservers(&forward.upstreams),
+                "ca_file": forward.ca_file,
             })
         })
         .collect();
@@ -110,6 +117,7 @@ pub fn json(config: &Config) -> Value {
             "cluster_domain": config.suffixes.zone().to_string(),
         },
         "admin": {"listen": config.admin},
+        "tls": {"ca_file": config.ca_file},
         "forward": forward,
         "maxima": maxima,
         "total_bytes": limits::total_bytes(&lines),

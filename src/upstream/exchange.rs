@@ -216,7 +216,9 @@ impl Tries<'_> {
         server.asked(over);
         let wait = match over {
             Transport::Udp => self.send(&server, query, &sent, number),
-            Transport::Tcp => Some(self.stream(&server, query, sent.clone(), number)),
+            Transport::Tcp | Transport::Tls | Transport::Https => {
+                Some(self.stream(&server, query, sent.clone(), number))
+            }
         };
         let open = wait.is_some();
         self.made.push(Made {

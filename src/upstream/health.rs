@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::identity::Identity;
 use super::links::Links;
 use super::tally::Tally;
 
@@ -26,17 +27,23 @@ pub enum Transport {
     Udp,
     /// A stream from the start.
     Tcp,
+    /// A stream inside TLS (RFC 7858).
+    Tls,
+    /// HTTP/2 inside TLS (RFC 8484).
+    Https,
 }
 
 impl Transport {
     /// All of them, in the order of their counters.
-    pub const ALL: [Transport; 2] = [Transport::Udp, Transport::Tcp];
+    pub const ALL: [Transport; 4] = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Https];
 
     /// The name in URLs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Https => "https",
         }
     }
 }
@@ -48,19 +55,31 @@ pub struct Endpoint {
     pub transport: Transport,
     /// Its address and port.
     pub addr: SocketAddr,
+    /// Who it has to prove to be, where it is spoken to inside TLS.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Endpoint {
-    /// One of this transport.
+    /// One that is spoken to in the clear.
     pub fn plain(transport: Transport, addr: SocketAddr) -> Endpoint {
-        Endpoint { transport, addr }
+        Endpoint { transport, addr, identity: None }
+    }
+
+    /// One that is spoken to inside TLS: over HTTPS where the identity has a path.
+    pub fn encrypted(addr: SocketAddr, identity: Arc<Identity>) -> Endpoint {
+        let transport = if identity.path.is_some() { Transport::Https } else { Transport::Tls };
+        Endpoint { transport, addr, identity: Some(identity) }
     }
 }
 
 /// As it is written in a configuration.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.transport.name(), self.addr)
+        write!(f, "{}://{}", self.transport.name(), self.addr)?;
+        match &self.identity {
+            Some(identity) => write!(f, "{}#{}", identity.path.as_deref().unwrap_or(""), identity.name),
+            None => Ok(()),
+        }
     }
 }
 
@@ -177,7 +196,12 @@ impl Server {
 
     /// Questions sent, over each of the ways it is spoken to.
     pub fn questions(&self) -> impl Iterator<Item = (Transport, u64)> {
-        Transport::ALL.into_iter().map(|over| (over, self.questions.get(over as usize)))
+        let ways: &[Transport] = match self.endpoint.transport {
+            Transport::Udp | Transport::Tcp => &[Transport::Udp, Transport::Tcp],
+            Transport::Tls => &[Transport::Tls],
+            Transport::Https => &[Transport::Https],
+        };
+        ways.iter().map(|over| (*over, self.questions.get(*over as usize)))
     }
 
     /// Failed tries by reason.

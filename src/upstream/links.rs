@@ -17,13 +17,16 @@ pub enum Outcome {
     Refused,
     /// It was not there in time.
     TimedOut,
+    /// No agreement on encryption, or a certificate that does not prove what it has to.
+    Untrusted,
     /// It was opened and ended before its first reply.
     Unanswered,
 }
 
 impl Outcome {
     /// All of them, in the order of their counters.
-    pub const ALL: [Outcome; 4] = [Outcome::Opened, Outcome::Refused, Outcome::TimedOut, Outcome::Unanswered];
+    pub const ALL: [Outcome; 5] =
+        [Outcome::Opened, Outcome::Refused, Outcome::TimedOut, Outcome::Untrusted, Outcome::Unanswered];
 
     /// The name in metrics.
     pub fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Outcome {
             Outcome::Opened => "opened",
             Outcome::Refused => "refused",
             Outcome::TimedOut => "timeout",
+            Outcome::Untrusted => "untrusted",
             Outcome::Unanswered => "unanswered",
         }
     }

@@ -5,9 +5,11 @@
 //! behave, [`loops`] notices when a server is ourselves. Nothing here knows of caches or search lists.
 
 pub mod admission;
+pub mod encrypted;
 pub mod exchange;
 pub mod headless;
 pub mod health;
+pub mod identity;
 pub mod links;
 pub mod loops;
 pub mod matching;
@@ -29,7 +31,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use health::Server;
+use health::{Server, Transport};
 use udp::Arrivals;
 use zones::Zones;
 
@@ -115,15 +117,21 @@ pub struct Outbound {
     by_number: Rc<RefCell<HashMap<usize, Rc<Sockets>>>>,
 }
 
-/// What leads to one server.
-struct Sockets {
-    udp: udp::Pool,
-    tcp: streams::Client<tcp::Connection>,
+/// What leads to one server. To one that is spoken to inside TLS nothing else leads.
+enum Sockets {
+    Plain { udp: udp::Pool, tcp: streams::Client<tcp::Connection> },
+    Encrypted(streams::Client<encrypted::Connection>),
 }
 
 impl Sockets {
     fn new(server: &Arc<Server>) -> Sockets {
-        Sockets { udp: udp::Pool::new(server.endpoint.addr), tcp: streams::Client::new(Arc::clone(server)) }
+        match server.endpoint.transport {
+            Transport::Udp | Transport::Tcp => Sockets::Plain {
+                udp: udp::Pool::new(server.endpoint.addr),
+                tcp: streams::Client::new(Arc::clone(server)),
+            },
+            Transport::Tls | Transport::Https => Sockets::Encrypted(streams::Client::new(Arc::clone(server))),
+        }
     }
 }
 
@@ -147,11 +155,19 @@ impl Carrier for Outbound {
         sent: &[u8],
         arrivals: Arrivals,
     ) -> io::Result<Ticket> {
-        Ok(Box::new(self.to(server).udp.send(query, sent, arrivals)?))
+        match &*self.to(server) {
+            Sockets::Plain { udp, .. } => Ok(Box::new(udp.send(query, sent, arrivals)?)),
+            Sockets::Encrypted(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn stream(&self, server: &Arc<Server>, query: Vec<u8>, sent: Vec<u8>) -> Reply {
         let sockets = self.to(server);
-        Box::pin(async move { sockets.tcp.ask(&query, &sent).await })
+        Box::pin(async move {
+            match &*sockets {
+                Sockets::Plain { tcp, .. } => tcp.ask(&query, &sent).await,
+                Sockets::Encrypted(encrypted) => encrypted.ask(&query, &sent).await,
+            }
+        })
     }
 }

@@ -1,5 +1,5 @@
 //! Streams to one server, whatever is spoken over them: which of a few connections takes a question, when another one may
-//! be opened, when one ends. The connections themselves are [`super::tcp`]'s.
+//! be opened, when one ends. The connections themselves are [`super::tcp`]'s and [`super::encrypted`]'s.
 //!
 //! ```text
 //!  (none) --question--> opening --> serving --age, count--> retired --last question ends--> closed

@@ -241,7 +241,7 @@ pub fn send_framed(stream: &mut TcpStream, packet: &[u8]) {
     stream.write_all(&framed).unwrap();
 }
 
-pub fn read_framed(stream: &mut TcpStream) -> Option<Vec<u8>> {
+pub fn read_framed(stream: &mut impl Read) -> Option<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).ok()?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -542,10 +542,15 @@ impl Authority {
 
     /// unbound on an address of the test's choice, forwarding zones to servers.
     pub fn unbound(addr: SocketAddr, forward: &[(&str, SocketAddr)]) -> Authority {
+        Authority::unbound_with(addr, forward, "")
+    }
+
+    /// The same with more lines for its `server:` clause.
+    pub fn unbound_with(addr: SocketAddr, forward: &[(&str, SocketAddr)], more: &str) -> Authority {
         let dir = Dir::new();
         let path = dir.0.display().to_string();
         let mut conf = format!(
-            "server:\n  interface: {}@{}\n  directory: \"{path}\"\n  pidfile: \"{path}/pid\"\n  chroot: \"\"\n  username: \"\"\n  use-syslog: no\n  do-daemonize: no\n  module-config: \"iterator\"\n  num-threads: 1\n  access-control: 0.0.0.0/0 allow\n  do-not-query-localhost: no\n  do-ip6: no\n",
+            "server:\n  interface: {}@{}\n  directory: \"{path}\"\n  pidfile: \"{path}/pid\"\n  chroot: \"\"\n  username: \"\"\n  use-syslog: no\n  do-daemonize: no\n  module-config: \"iterator\"\n  num-threads: 1\n  access-control: 0.0.0.0/0 allow\n  do-not-query-localhost: no\n  do-ip6: no\n{more}",
             addr.ip(),
             addr.port()
         );
@@ -558,6 +563,18 @@ impl Authority {
         }
         let conf = dir.file("unbound.conf", &conf);
         Authority::run(tool("unbound").arg("-d").arg("-c").arg(conf), addr, dir, "example.com")
+    }
+
+    /// dnsdist in front of one server, on an address of the test's choice, with more lines of configuration.
+    pub fn dnsdist(addr: SocketAddr, server: SocketAddr, more: &str) -> Authority {
+        let dir = Dir::new();
+        let conf = format!(
+            "setLocal(\"{addr}\")\nsetSecurityPollSuffix(\"\")\nnewServer({{address=\"{server}\"}}):setUp()\n{more}\n"
+        );
+        let conf = dir.file("dnsdist.conf", &conf);
+        let mut command = tool("dnsdist");
+        command.args(["--supervised", "--disable-syslog", "-C"]).arg(conf);
+        Authority::run(&mut command, addr, dir, "example.com")
     }
 
     fn run(command: &mut Command, addr: SocketAddr, dir: Dir, zone: &str) -> Authority {
