@@ -146,7 +146,7 @@ fn a_file_that_several_zones_need_is_wrong_once() {
 
 #[test]
 fn what_is_shown_means_the_same() {
-    let text = "[server]\nlisten = [\"127.0.0.1:53\", \"[::1]:53\"]\nworkers = 3\n[cache]\nsize = \"96MiB\"\nmax_ttl = \"2h\"\n\
+    let text = "[server]\nlisten = [\"127.0.0.1:53\", \"[::1]:53\"]\nworkers = 3\n[cache]\nsize = \"96MiB\"\nmax_ttl = \"2h\"\nmax_stale = \"0\"\n\
         [admin]\nlisten = \"off\"\n[[forward]]\nzone = \"cluster.local\"\nupstreams = [\"tcp://[::1]:54\"]\n\
         [[forward]]\nzone = \"corp\"\nupstreams = [\"tls://192.0.2.1#a\", \"https://192.0.2.1/x#b\", \"headless://c:5?bootstrap=192.0.2.2\"]\n";
     let config = config(&format!("{text}{ROOT}")).unwrap();

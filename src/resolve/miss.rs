@@ -265,8 +265,8 @@ pub fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: Ip
     }
 }
 
-/// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next:
-/// until then an exchange is the query resolution timer of RFC 8767 section 5.
+/// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next, for
+/// as long as the exchange lasts: the query resolution timer of RFC 8767 section 5.
 async fn fly(
     resolver: Rc<Resolver>,
     wanted: Wanted,
