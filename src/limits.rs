@@ -52,8 +52,8 @@ pub const MAX_GATHERED: usize = 64 * 1024;
 /// Memory of a connection: query buffer, gathered replies, one large reply more.
 const CONNECTION_BYTES: u64 = (MAX_QUERY + MAX_GATHERED + 65_535 + 8 * 1024) as u64;
 
-/// Memory of a connection inside TLS: buffers of records each way (16 KiB), a reply of 64 KiB, HTTP/2's tables, the
-/// questions on it. Some 250 KiB were measured with a hundred questions on each.
+/// Memory of a connection inside TLS: buffers of a record each way (16 KiB), a reply of 64 KiB, 128 questions with their tables
+/// (1 KiB each), and as much as all of that again for what HTTP/2 and the allocator round up.
 const TLS_CONNECTION_BYTES: u64 = 320 * KIB;
 
 /// Datagrams taken and answered per system call.
