@@ -20,7 +20,7 @@ const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
 /// Names that nobody has: two of them show a search list.
 const NOWHERE: [&str; 2] = ["one.example.net", "two.example.net"];
 /// Names that programs ask for.
-const BASES: [&str; 23] = [
+const BASES: [&str; 24] = [
     "www.example.com",
     "api.example.org",
     "www.amazon.com.br",
@@ -43,6 +43,7 @@ const BASES: [&str; 23] = [
     "mysql-0.mysql.shop.svc.cluster.local",
     "mysql-1.mysql.prod.svc.cluster.local",
     "github.com.shop.svc.cluster.local",
+    "kafka-0.com.com.svc.cluster.local",
     "www.example.com.shop.svc.cluster.local",
     "web.backend.br.svc.cluster.local",
 ];
@@ -216,6 +217,9 @@ fn phase(random: &mut SmallRng, asked: &[(&'static str, &'static str)]) -> Phase
                 if random.random_bool(0.5) {
                     names.insert(name, [Has::Data, Has::Data]);
                 }
+            }
+            if let Some((_, service)) = base.split_once('.').filter(|_| random.random_bool(0.4)) {
+                names.insert(service.to_string(), [Has::Data, Has::NoData]);
             }
         }
         // A service named like the last label of a base of two; of its pods some are ready.
