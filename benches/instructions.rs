@@ -1,7 +1,8 @@
 //! Instructions of each hop and of whole hits, counted under callgrind: the same on a busy machine as on an idle one.
 //!
 //! `cargo bench --bench instructions` (needs valgrind and `gungraun-runner`) fails where a count is more than a tenth above
-//! the one recorded here; whoever makes a way shorter records the new count with the change that did it.
+//! the one recorded here; whoever makes a way shorter records the new count with the change that did it. A look-up by itself
+//! has no bound: how far it probes depends on the seed of the hashes, and now and then it frees what was retired before.
 
 // The macros of the harness end the process by themselves.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
@@ -105,7 +106,7 @@ fn parse(packets: Vec<Vec<u8>>) -> usize {
 }
 
 #[library_benchmark]
-#[bench::hot(args = (keys()), config = at_most(3500))]
+#[bench::hot(keys())]
 fn look_up((resolver, keys): (Resolver, Vec<QueryKey>)) -> (usize, Resolver) {
     let now = resolver.shared.clock.now();
     let found = {

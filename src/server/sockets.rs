@@ -56,17 +56,30 @@ pub fn bind(addrs: &[SocketAddr], workers: usize) -> Result<Vec<WorkerSockets>, 
     let mut all: Vec<_> = (0..workers).map(|_| WorkerSockets { udp: vec![], tcp: vec![] }).collect();
     for &wanted in addrs {
         check_free(wanted)?;
-        let mut addr = wanted;
+        let addr = if wanted.port() == 0 { free_port(wanted)? } else { wanted };
         for sockets in &mut all {
-            let udp = udp_socket(addr).map_err(|error| BindError::new(addr, "UDP", error))?;
-            if let Ok(bound) = udp.local_addr() {
-                addr.set_port(bound.port());
-            }
-            sockets.udp.push(udp);
+            sockets.udp.push(udp_socket(addr).map_err(|error| BindError::new(addr, "UDP", error))?);
             sockets.tcp.push(tcp_listener(addr).map_err(|error| BindError::new(addr, "TCP", error))?);
         }
     }
     Ok(all)
+}
+
+/// Ports that the system offers for datagrams and that somebody has for connections, before it is given up.
+const OFFERS: usize = 32;
+
+/// The address with a port that is free for datagrams and connections alike.
+fn free_port(addr: SocketAddr) -> Result<SocketAddr, BindError> {
+    let mut tried = Ok(addr);
+    for _ in 0..OFFERS {
+        let offered = udp_socket(addr).and_then(|socket| socket.local_addr());
+        let offered = offered.map_err(|error| BindError::new(addr, "UDP", error))?;
+        tried = check_free(offered).map(|()| offered);
+        if tried.is_ok() {
+            break;
+        }
+    }
+    tried
 }
 
 /// Takes descriptors that a parent passed by the systemd convention (`LISTEN_FDS`), if it did.
