@@ -20,7 +20,6 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use std::vec::IntoIter;
 
 use nodens::search::Mode;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -45,16 +44,16 @@ struct Way {
 }
 
 /// Two ways through a world begin their look-ups at the same time, although one has its answers sooner.
-struct Pace {
+struct Pace<'t> {
     begun: Instant,
-    as_before: IntoIter<Duration>,
+    as_before: std::slice::Iter<'t, Duration>,
     times: Vec<Duration>,
 }
 
-impl Pace {
+impl Pace<'_> {
     async fn wait(&mut self, after: Duration) {
         match self.as_before.next() {
-            Some(time) => sleep_until(self.begun + time).await,
+            Some(time) => sleep_until(self.begun + *time).await,
             None => sleep(after).await,
         }
         self.times.push(self.begun.elapsed());
@@ -66,7 +65,7 @@ fn run(world: &World, mode: Mode, times: &[Duration]) -> Way {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let network = Network::new(world);
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let mut pace = Pace { begun: Instant::now(), as_before: times.to_vec().into_iter(), times: vec![] };
+        let mut pace = Pace { begun: Instant::now(), as_before: times.iter(), times: vec![] };
         let mut node = Node::new(mode, &network);
         let mut outcomes = Vec::new();
         for (phase, script) in world.script.iter().enumerate() {
