@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use models::{Libc, Outcome};
 use network::Network;
 use node::{Node, Tally};
-use world::{Has, World};
+use world::World;
 
 /// Longer than any TTL and any look-up: what has changed has changed for everybody.
 const BETWEEN_PHASES: Duration = Duration::from_secs(400);
@@ -86,14 +86,10 @@ fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> O
     let client = &world.clients[phase][look_up.client];
     let same_list =
         |other: &world::Client| other.address == client.address && other.namespace == client.namespace;
-    if world.phases[phase].outage.is_some() && *plain == Outcome::Failed {
-        return Some("no server can be reached, and what only a walk had asked for is there, stale");
-    }
     let mut so_far = world.clients[..=phase].iter().flatten();
     if client.foreign && so_far.any(|other| same_list(other) && !other.foreign) {
         return Some("an address in one namespace with and without a foreign suffix");
     }
-    let has = |name: &str| [0, 1].map(|family| world.phases[phase].has(name, family));
     let under = |suffix: &String| format!("{}.{suffix}", look_up.base);
     let asked = || client.conf.suffixes.iter().map(under).chain([look_up.base.to_string()]);
     if matches!(client.libc, Libc::Musl | Libc::OldMusl)
@@ -104,21 +100,25 @@ fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> O
     // Whole names: whoever asks for one as it is gets what its search would end with, unless a service or a pod may have it.
     let whole = look_up.base.strip_suffix(".svc.cluster.local").and_then(|rest| rest.rsplit_once('.'));
     if let Some((base, namespace)) = whole {
-        let service = |label: &str| has(&format!("{label}.{namespace}.svc.cluster.local"));
+        let service = |label: &str| format!("{label}.{namespace}.svc.cluster.local");
         match base.split('.').collect::<Vec<_>>()[..] {
             [_, _, _, ..] => return Some("whole names that no service and no pod has"),
             [pod, label @ ("com" | "dev" | "br")]
-                if !pod.ends_with("-0") && service(label) == [Has::Denied; 2] =>
+                if !pod.ends_with("-0") && world.was_denied(&service(label), phase) =>
             {
                 return Some("a headless service named like a top-level domain and never seen ready");
             }
             _ => {}
         }
     }
-    let fails_once = asked().any(|name| has(&name).into_iter().any(Has::passes));
     let is_as_without = || run(&world.healed(), Mode::Off, &[]).outcomes[number] == *learned;
-    if fails_once && (is_better(learned, plain) || is_as_without()) {
+    if asked().any(|name| world.passes(&name, phase)) && (is_better(learned, plain) || is_as_without()) {
         return Some("success where a retry here succeeds and the client's would not");
+    }
+    if asked().any(|name| world.may_be_stale(&name, phase))
+        && (*plain == Outcome::Failed || is_better(learned, plain))
+    {
+        return Some("what fails now only a walk had asked for before: it is there, stale");
     }
     None
 }

@@ -78,6 +78,11 @@ pub enum Has {
 }
 
 impl Has {
+    /// It is no answer.
+    fn fails(self) -> bool {
+        matches!(self, Has::Servfail | Has::Refused | Has::Silent) || self.passes()
+    }
+
     /// It fails, but not for long.
     pub fn passes(self) -> bool {
         matches!(self, Has::FailsFirst | Has::LostFirst)
@@ -305,8 +310,7 @@ impl World {
                 look_ups.map(|one| (one.base, clients[one.client].namespace.unwrap_or("default")))
             })
             .collect();
-        let phases: Vec<Phase> = (0..phases).map(|_| phase(random, &asked)).collect();
-        let mut phases = phases;
+        let mut phases: Vec<Phase> = (0..phases).map(|_| phase(random, &asked)).collect();
         // The servers go away, and everybody goes on as before.
         if random.random_bool(0.25) {
             let outage = *[Has::Silent, Has::Servfail, Has::Refused].choose(random).unwrap();
@@ -338,16 +342,37 @@ impl World {
         world
     }
 
-    /// True where a client may see one family of a name denied and not the other: of one that fails, what is stale.
+    /// What a client may be given of a name: where it fails, also what it had before, stale.
+    pub fn may_have(&self, name: &str, family: usize, phase: usize) -> Vec<Has> {
+        let has = |phase: &Phase| phase.has(name, family);
+        let now = has(&self.phases[phase]);
+        let before = self.phases[..phase].iter().filter(|_| now.fails()).map(has);
+        before.chain([now]).collect()
+    }
+
+    /// True where a client may be given something of a name that fails.
+    pub fn may_be_stale(&self, name: &str, phase: usize) -> bool {
+        let is_stale = |has: Vec<Has>| {
+            has.last().is_some_and(|now| now.fails()) && has.iter().any(|before| !before.fails())
+        };
+        [0, 1].into_iter().any(|family| is_stale(self.may_have(name, family, phase)))
+    }
+
+    /// True where a client may see one family of a name denied and not the other.
     pub fn is_half_denied(&self, name: &str, phase: usize) -> bool {
-        let [v4, v6] = [0, 1].map(|family| {
-            let has = |phase: &Phase| phase.has(name, family);
-            let now = has(&self.phases[phase]);
-            let fails = matches!(now, Has::Servfail | Has::Refused | Has::Silent) || now.passes();
-            let before = self.phases[..phase].iter().filter(|_| fails).map(has);
-            before.chain([now]).collect::<Vec<_>>()
-        });
+        let [v4, v6] = [0, 1].map(|family| self.may_have(name, family, phase));
         v4.iter().any(|v4| v6.iter().any(|v6| is_half_denied([*v4, *v6])))
+    }
+
+    /// True where a name fails that would not if it were asked again, or did before.
+    pub fn passes(&self, name: &str, phase: usize) -> bool {
+        [0, 1].into_iter().any(|family| self.may_have(name, family, phase).into_iter().any(Has::passes))
+    }
+
+    /// True where a name was denied when a server was last there.
+    pub fn was_denied(&self, name: &str, phase: usize) -> bool {
+        let last = self.phases[..=phase].iter().rev().find(|phase| phase.outage.is_none());
+        last.is_some_and(|phase| [0, 1].into_iter().all(|family| phase.has(name, family) == Has::Denied))
     }
 
     /// The same with one look-up less, or one name.
