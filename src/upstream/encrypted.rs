@@ -2,7 +2,7 @@
 //!
 //! What has to be known of these:
 //! - An exchange lives in tasks that its runtime provider owns, and dies with them; nothing opens it again. So every
-//!   connection has a [`Runtime`] of its own, which goes with it. The task that speaks HTTP/2 ends by itself when the exchange
+//!   connection has a runtime of its own, which goes with it. The task that speaks HTTP/2 ends by itself when the exchange
 //!   is gone, and at the latest when its peer stops to acknowledge ([`streams::UNACKNOWLEDGED`]).
 //! - It gives whatever comes with the right ID (over HTTPS, in the right stream); the question is compared here.
 //! - It decodes what it gives, and a message that it cannot decode is lost. What it gives is kept as it came.
