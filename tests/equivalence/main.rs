@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use models::{Libc, Outcome};
 use network::Network;
 use node::{Node, Tally};
-use world::World;
+use world::{Has, World};
 
 /// Longer than any TTL and any look-up: what has changed has changed for everybody.
 const BETWEEN_PHASES: Duration = Duration::from_secs(400);
@@ -92,8 +92,11 @@ fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> O
     }
     let under = |suffix: &String| format!("{}.{suffix}", look_up.base);
     let asked = || client.conf.suffixes.iter().map(under).chain([look_up.base.to_string()]);
+    // What this kept a client from asking is not there later either, where it would be given stale.
+    let half_denied = |phase| asked().skip(1).any(|name| world.is_half_denied(&name, phase));
+    let is_stale = || asked().any(|name| world.may_be_stale(&name, phase));
     if matches!(client.libc, Libc::Musl | Libc::OldMusl)
-        && asked().skip(1).any(|name| world.is_half_denied(&name, phase))
+        && (half_denied(phase) || is_stale() && (0..phase).any(half_denied))
     {
         return Some("musl, and a server that denies one family only");
     }
@@ -111,14 +114,17 @@ fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> O
             _ => {}
         }
     }
-    let is_as_without = || run(&world.healed(), Mode::Off, &[]).outcomes[number] == *learned;
-    if asked().any(|name| world.passes(&name, phase)) && (is_better(learned, plain) || is_as_without()) {
+    let passes = asked().any(|name| world.passes(&name, phase));
+    let is_as_with = |has| run(&world.with_passing(has), Mode::Off, &[]).outcomes[number] == *learned;
+    if passes && (is_better(learned, plain) || is_as_with(Has::Data)) {
         return Some("success where a retry here succeeds and the client's would not");
     }
-    if asked().any(|name| world.may_be_stale(&name, phase))
-        && (*plain == Outcome::Failed || is_better(learned, plain))
-    {
+    if is_stale() && (*plain == Outcome::Failed || is_better(learned, plain)) {
         return Some("what fails now only a walk had asked for before: it is there, stale");
+    }
+    // A server that answers after so many questions gives the two ways other answers to the same look-up.
+    if passes && [Has::Servfail, Has::Silent].into_iter().any(is_as_with) {
+        return Some("a failure that passes, and met another look-up");
     }
     None
 }
