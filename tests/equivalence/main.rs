@@ -122,6 +122,9 @@ fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> O
     if is_stale() && (*plain == Outcome::Failed || is_better(learned, plain)) {
         return Some("what fails now only a walk had asked for before: it is there, stale");
     }
+    if is_stale() && world.phases[phase].outage.is_some() {
+        return Some("no server can be reached: what is there, stale, is what was asked for before");
+    }
     // A server that answers after so many questions gives the two ways other answers to the same look-up.
     if passes && [Has::Servfail, Has::Silent].into_iter().any(is_as_with) {
         return Some("a failure that passes, and met another look-up");
