@@ -81,7 +81,14 @@ fn run(world: &World, mode: Mode, times: &[Duration]) -> Way {
 }
 
 /// Why two outcomes may differ: the closed list.
-fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> Option<&'static str> {
+///
+/// `earlier`: the numbers of look-ups before it that ended otherwise.
+fn exception(
+    world: &World,
+    number: usize,
+    [plain, learned]: [&Outcome; 2],
+    earlier: &[usize],
+) -> Option<&'static str> {
     let (phase, look_up) = world.look_ups().nth(number)?;
     let client = &world.clients[phase][look_up.client];
     let same_list =
@@ -125,6 +132,11 @@ fn exception(world: &World, number: usize, [plain, learned]: [&Outcome; 2]) -> O
     if is_stale() && world.phases[phase].outage.is_some() {
         return Some("no server can be reached: what is there, stale, is what was asked for before");
     }
+    let same_base =
+        |other: &usize| world.look_ups().nth(*other).is_some_and(|(_, one)| one.base == look_up.base);
+    if is_stale() && earlier.iter().any(same_base) {
+        return Some("what an exception kept from being asked is not there later, stale");
+    }
     // A server that answers after so many questions gives the two ways other answers to the same look-up.
     if passes && [Has::Servfail, Has::Silent].into_iter().any(is_as_with) {
         return Some("a failure that passes, and met another look-up");
@@ -159,9 +171,11 @@ fn compare(world: &World) -> Comparison {
     let learned = run(world, Mode::Learn, &plain.times);
     let outcomes = plain.outcomes.iter().zip(&learned.outcomes).enumerate();
     let differ = outcomes.filter(|(_, (plain, learned))| plain != learned);
-    let told = differ.map(|(number, (plain, learned))| Difference {
-        exception: exception(world, number, [plain, learned]),
-        what: format!("look-up {number}\n plain {plain:?}\n learned {learned:?}"),
+    let mut earlier = Vec::new();
+    let told = differ.map(|(number, (plain, learned))| {
+        let exception = exception(world, number, [plain, learned], &earlier);
+        earlier.push(number);
+        Difference { exception, what: format!("look-up {number}\n plain {plain:?}\n learned {learned:?}") }
     });
     let all = [
         ("timeouts", plain.tally.timeouts > 0),
