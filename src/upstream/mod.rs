@@ -5,14 +5,18 @@
 //! behave, [`loops`] notices when a server is ourselves. Nothing here knows of caches or search lists.
 
 pub mod admission;
+pub mod budget;
 pub mod encrypted;
 pub mod exchange;
+pub mod fairness;
 pub mod headless;
 pub mod health;
 pub mod identity;
+pub mod ledger;
 pub mod links;
 pub mod loops;
 pub mod matching;
+pub mod rate;
 pub mod segments;
 #[cfg(test)]
 pub mod simulation;
@@ -21,6 +25,7 @@ pub mod streams;
 pub mod tally;
 pub mod tcp;
 pub mod udp;
+pub mod window;
 pub mod zones;
 
 use std::any::Any;
@@ -64,6 +69,21 @@ pub enum Class {
     Refresh,
     /// Nobody waits: an answer that still serves is to be there when it ends.
     Prefetch,
+}
+
+impl Class {
+    /// All classes, in the order of their counters.
+    pub const ALL: [Class; 4] = [Class::Client, Class::Retry, Class::Refresh, Class::Prefetch];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Client => "client",
+            Class::Retry => "retry",
+            Class::Refresh => "refresh",
+            Class::Prefetch => "prefetch",
+        }
+    }
 }
 
 /// Why a question has no answer.

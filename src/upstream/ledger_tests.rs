@@ -1,0 +1,590 @@
+//! A group of servers in simulated traffic: clients that ask, a network that loses, limits, refuses or keeps silent.
+//!
+//! The exchange is modelled as it is: a try is given up after 350 ms, five at most, an answer counts until 1.9 s.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::IpAddr;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const TRY: Duration = Duration::from_millis(350);
+const TRIES: usize = 5;
+const DEADLINE: Duration = Duration::from_millis(1900);
+const BOUNDS: Bounds = Bounds { total: 8192, client: 1024 };
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Client {
+    /// Questions a second, at random times.
+    rate: f64,
+    /// Under so many parent domains.
+    domains: u64,
+    /// All of them are silent.
+    dead: bool,
+}
+
+const fn client(rate: f64, domains: u64) -> Client {
+    Client { rate, domains, dead: false }
+}
+
+/// What is between the group and its answers.
+#[derive(Clone, Copy)]
+struct Path {
+    /// Packets a second that are let through, with a burst of five.
+    limit: Option<f64>,
+    /// What is over the limit is answered REFUSED.
+    refuses: bool,
+    /// The part that is lost each way.
+    loss: f64,
+    latency: Duration,
+}
+
+const PATH: Path = Path { limit: None, refuses: false, loss: 0.0, latency: Duration::from_millis(5) };
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A client asks.
+    Ask(usize),
+    /// What came of a try; false: a refusal.
+    Answer(u64, usize, bool),
+    /// A try has waited for its time.
+    Late(u64, usize),
+    /// Whoever waits is looked at.
+    Turn,
+}
+
+struct Try {
+    permit: Permit,
+    lost: bool,
+    done: bool,
+}
+
+struct Question {
+    client: usize,
+    spot: Spot,
+    start: Duration,
+    tries: Vec<Try>,
+    waits: Option<Ticket>,
+}
+
+/// What was counted in a second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Second {
+    sent: u32,
+    let_through: u32,
+    answered: u32,
+    rate: f64,
+}
+
+struct Simulation {
+    ledger: Ledger<u64>,
+    path: Path,
+    clients: Vec<Client>,
+    events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    questions: BTreeMap<u64, Question>,
+    random: StdRng,
+    now: Duration,
+    order: u64,
+    numbers: u64,
+    bucket: (f64, Duration),
+    turn_at: Option<Duration>,
+    seconds: Vec<Second>,
+    asked: Vec<u32>,
+    answered: Vec<u32>,
+    refused: Vec<u32>,
+    failed: Vec<u32>,
+    distinct: u32,
+    longest_line: usize,
+    most_questions: usize,
+}
+
+impl Simulation {
+    fn new(budget: Budget, path: Path, clients: &[Client]) -> Simulation {
+        let mut simulation = Simulation {
+            ledger: Ledger::new(budget, BOUNDS, Duration::ZERO).unwrap(),
+            path,
+            clients: clients.to_vec(),
+            events: BinaryHeap::new(),
+            questions: BTreeMap::new(),
+            random: StdRng::seed_from_u64(1),
+            now: Duration::ZERO,
+            order: 0,
+            numbers: 0,
+            bucket: (5.0, Duration::ZERO),
+            turn_at: None,
+            seconds: vec![],
+            asked: vec![0; clients.len()],
+            answered: vec![0; clients.len()],
+            refused: vec![0; clients.len()],
+            failed: vec![0; clients.len()],
+            distinct: 0,
+            longest_line: 0,
+            most_questions: 0,
+        };
+        (0..clients.len()).for_each(|client| simulation.ask_later(client));
+        simulation
+    }
+
+    fn at(&mut self, when: Duration, event: Event) {
+        self.order += 1;
+        self.events.push(Reverse((when, self.order, event)));
+    }
+
+    fn run(&mut self, until: Duration) {
+        while let Some(Reverse((when, _, event))) = self.events.pop() {
+            if when > until {
+                self.events.push(Reverse((when, 0, event)));
+                break;
+            }
+            self.now = when;
+            match event {
+                Event::Ask(client) => self.ask(client),
+                Event::Answer(number, index, well) => self.answer(number, index, well),
+                Event::Late(number, index) => self.late(number, index),
+                Event::Turn => self.turn_at = None,
+            }
+            self.turns();
+            let rate = self.ledger.settled_rate();
+            self.second().rate = rate;
+            let waiting = Class::ALL.map(|class| self.ledger.waiting(class)).iter().sum();
+            self.longest_line = self.longest_line.max(waiting);
+            self.most_questions = self.most_questions.max(self.questions.len());
+        }
+        self.now = until;
+    }
+
+    fn second(&mut self) -> &mut Second {
+        let index = self.now.as_secs() as usize;
+        if self.seconds.len() <= index {
+            self.seconds.resize(index + 1, Second::default());
+        }
+        &mut self.seconds[index]
+    }
+
+    fn ask_later(&mut self, client: usize) {
+        let rate = self.clients[client].rate;
+        if rate > 0.0 {
+            let pause = Duration::from_secs_f64(-(1.0 - self.random.random::<f64>()).ln() / rate);
+            self.at(self.now + pause, Event::Ask(client));
+        }
+    }
+
+    fn ask(&mut self, client: usize) {
+        self.ask_later(client);
+        self.asked[client] += 1;
+        let number = self.numbers;
+        self.numbers += 1;
+        let domain = 1000 * client as u64 + self.random.random_range(0..self.clients[client].domains);
+        let spot = Spot { server: 0, domain };
+        let question = Question { client, spot, start: self.now, tries: vec![], waits: None };
+        self.questions.insert(number, question);
+        self.want(number, false);
+    }
+
+    fn want(&mut self, number: u64, extra: bool) {
+        let question = &self.questions[&number];
+        let deadline = if extra { question.start + DEADLINE } else { question.start + DEADLINE - TRY };
+        let class = if extra { Class::Retry } else { Class::Client };
+        let place = Place { client: IpAddr::from((question.client as u32).to_be_bytes()), class, deadline };
+        let wish = Wish { places: &[place], domain: question.spot.domain, packets: 1, extra };
+        match self.ledger.ask(self.now, &wish, number) {
+            Asked::Go(permit) => self.send(number, permit),
+            Asked::Wait(ticket) => self.questions.get_mut(&number).unwrap().waits = Some(ticket),
+            Asked::No(_) if extra => self.next_late(number),
+            Asked::No(_) => self.end(number, false),
+        }
+    }
+
+    fn send(&mut self, number: u64, permit: Permit) {
+        let question = self.questions.get_mut(&number).unwrap();
+        question.waits = None;
+        let index = question.tries.len();
+        question.tries.push(Try { permit, lost: false, done: false });
+        self.distinct += u32::from(index == 0);
+        self.second().sent += 1;
+        self.at(self.now + TRY, Event::Late(number, index));
+        let Path { limit, refuses, loss, latency } = self.path;
+        if self.random.random::<f64>() < loss {
+            return;
+        }
+        let passes = limit.is_none_or(|limit| {
+            let (tokens, at) = self.bucket;
+            let tokens = (tokens + (self.now - at).as_secs_f64() * limit).min(5.0);
+            let passes = tokens >= 1.0;
+            self.bucket = (tokens - f64::from(passes), self.now);
+            passes
+        });
+        self.second().let_through += u32::from(passes);
+        let is_dead = self.clients[self.questions[&number].client].dead;
+        if (passes && is_dead) || !(passes || refuses) || self.random.random::<f64>() < loss {
+            return;
+        }
+        self.at(self.now + latency, Event::Answer(number, index, passes));
+    }
+
+    fn answer(&mut self, number: u64, index: usize, well: bool) {
+        let Some(question) = self.questions.get_mut(&number) else { return };
+        let (spot, now) = (question.spot, self.now);
+        let made = &mut question.tries[index];
+        if !well {
+            made.done = true;
+            if self.ledger.suspects(now, spot) {
+                made.lost = true;
+                self.ledger.lost(made.permit, spot);
+            } else {
+                self.ledger.answered(now, made.permit, spot, false);
+                self.end(number, false);
+            }
+            return;
+        }
+        if made.lost {
+            self.ledger.found(made.permit, spot);
+        } else {
+            self.ledger.answered(now, made.permit, spot, true);
+        }
+        (made.lost, made.done) = (false, true);
+        for (other, made) in question.tries.iter().enumerate() {
+            if made.lost && other < index {
+                self.ledger.proven(spot);
+            } else if !made.lost && !made.done {
+                self.ledger.forgotten(made.permit);
+            }
+        }
+        let in_time = now <= question.start + DEADLINE;
+        self.second().answered += u32::from(in_time);
+        self.end(number, in_time);
+    }
+
+    fn late(&mut self, number: u64, index: usize) {
+        let Some(question) = self.questions.get_mut(&number) else { return };
+        let spot = question.spot;
+        if let Some(made) = question.tries.get_mut(index)
+            && !made.lost
+        {
+            made.lost = true;
+            self.ledger.lost(made.permit, spot);
+        }
+        let over = self.now >= question.start + DEADLINE;
+        if over || question.tries.len() >= TRIES {
+            if self.now >= question.start + 3 * SECOND {
+                return self.end(number, false);
+            }
+            return self.next_late(number);
+        }
+        if question.waits.is_some() || self.ledger.is_dead(spot) {
+            return self.next_late(number);
+        }
+        self.want(number, true);
+    }
+
+    fn next_late(&mut self, number: u64) {
+        self.at(self.now + TRY, Event::Late(number, TRIES));
+    }
+
+    fn end(&mut self, number: u64, well: bool) {
+        let Some(question) = self.questions.remove(&number) else { return };
+        if let Some(ticket) = question.waits {
+            self.ledger.leave(ticket);
+        }
+        if well {
+            self.answered[question.client] += 1;
+        } else {
+            let failures = if question.tries.is_empty() { &mut self.refused } else { &mut self.failed };
+            failures[question.client] += 1;
+        }
+    }
+
+    /// Whoever may go does; a timer has whole milliseconds, as the runtime's.
+    fn turns(&mut self) {
+        loop {
+            match self.ledger.next(self.now) {
+                Next::Go(number, permit) => self.send(number, permit),
+                Next::Late(number) => match self.questions[&number].tries.len() {
+                    0 => self.end(number, false),
+                    _ => {
+                        self.questions.get_mut(&number).unwrap().waits = None;
+                        self.next_late(number);
+                    }
+                },
+                Next::In(wait) => {
+                    let when = Duration::from_millis((self.now + wait).as_nanos() as u64 / 1_000_000 + 1);
+                    if self.turn_at.is_none_or(|at| when < at) {
+                        self.turn_at = Some(when);
+                        self.at(when, Event::Turn);
+                    }
+                    return;
+                }
+                Next::Nobody => return,
+            }
+        }
+    }
+
+    /// The mean over some seconds.
+    fn mean(&self, seconds: std::ops::Range<usize>, of: impl Fn(&Second) -> f64) -> f64 {
+        let slice = &self.seconds[seconds];
+        slice.iter().map(of).sum::<f64>() / slice.len() as f64
+    }
+
+    fn packets_per_question(&self) -> f64 {
+        f64::from(self.seconds.iter().map(|second| second.sent).sum::<u32>()) / f64::from(self.distinct)
+    }
+}
+
+fn adaptive(path: Path, clients: &[Client]) -> Simulation {
+    Simulation::new(Budget::Adaptive, path, clients)
+}
+
+fn adaptive_rates(simulation: &Simulation, seconds: std::ops::Range<usize>) -> (f64, f64) {
+    let rates = simulation.seconds[seconds].iter().map(|second| second.rate);
+    (rates.clone().fold(f64::MAX, f64::min), rates.fold(0.0, f64::max))
+}
+
+fn sent(second: &Second) -> f64 {
+    f64::from(second.sent)
+}
+
+fn in_time(second: &Second) -> f64 {
+    f64::from(second.answered)
+}
+
+/// 3,000 distinct questions a second before a limit of 1,024 packets, nothing configured.
+fn keeps_to_the_limit(path: Path, domains: u64) {
+    let mut simulation = adaptive(path, &[client(3000.0, domains)]);
+    simulation.run(30 * SECOND);
+    let (sent, answered) = (simulation.mean(10..30, sent), simulation.mean(10..30, in_time));
+    assert!((0.97 * 1024.0..=1024.0).contains(&sent), "sent {sent}");
+    assert!(answered >= 0.95 * 1024.0, "answered {answered}");
+    let each = simulation.packets_per_question();
+    assert!(each < 1.03, "{each} packets a question");
+}
+
+#[test]
+fn a_limit_is_found_and_kept_to() {
+    let limit = Path { limit: Some(1024.0), ..PATH };
+    keeps_to_the_limit(limit, 1);
+    keeps_to_the_limit(limit, 1000);
+    keeps_to_the_limit(Path { latency: 300 * MS, ..limit }, 1);
+}
+
+#[test]
+fn a_limiter_that_answers_refused_is_found_all_the_same() {
+    keeps_to_the_limit(Path { limit: Some(1024.0), refuses: true, ..PATH }, 1);
+}
+
+#[test]
+fn a_limit_that_moves_is_followed() {
+    for (after, within) in [(2048.0, 8), (512.0, 8), (100.0, 8)] {
+        let mut simulation = adaptive(Path { limit: Some(1024.0), ..PATH }, &[client(3000.0, 1)]);
+        simulation.run(15 * SECOND);
+        simulation.path.limit = Some(after);
+        simulation.run(35 * SECOND);
+        let first = simulation.mean(15 + within..16 + within, |second| f64::from(second.let_through));
+        let (sent, through) =
+            (simulation.mean(25..35, sent), simulation.mean(25..35, |second| f64::from(second.let_through)));
+        assert!(first >= 0.7 * after, "{first} of {after} in the second {within} later");
+        assert!(sent <= 1.1 * after && through >= 0.88 * after, "{after}: sent {sent}, through {through}");
+    }
+}
+
+/// Where a tenth is lost each way, one packet in five is not answered, and more so with three tenths.
+#[test]
+fn loss_that_does_not_depend_on_the_rate_is_no_limit() {
+    for (loss, rate, answered) in [(0.1, 500.0, 0.999), (0.1, 900.0, 0.999), (0.3, 1500.0, 0.95)] {
+        let mut simulation = adaptive(Path { loss, ..PATH }, &[client(rate, 100)]);
+        simulation.run(30 * SECOND);
+        let (lowest, _) = adaptive_rates(&simulation, 0..30);
+        assert!(lowest >= 1000.0, "{loss}: {lowest}/s");
+        let (well, failed) =
+            (f64::from(simulation.answered[0]), f64::from(simulation.failed[0] + simulation.refused[0]));
+        assert!(well / (well + failed) >= answered, "{loss}: {well} well, {failed} failed");
+    }
+}
+
+#[test]
+fn a_rate_grows_to_what_is_asked_also_where_packets_are_lost() {
+    let mut simulation = adaptive(Path { loss: 0.1, ..PATH }, &[client(3000.0, 100)]);
+    simulation.run(10 * SECOND);
+    let answered = simulation.mean(3..10, in_time);
+    assert!(answered >= 0.98 * 3000.0, "{answered}");
+}
+
+#[test]
+fn a_limit_on_a_lossy_path_is_used() {
+    let mut simulation = adaptive(Path { limit: Some(1024.0), loss: 0.1, ..PATH }, &[client(3000.0, 100)]);
+    simulation.run(40 * SECOND);
+    let through = simulation.mean(20..40, |second| f64::from(second.let_through));
+    assert!(through >= 0.93 * 1024.0, "{through}");
+    let each = simulation.packets_per_question();
+    assert!(each <= 1.11, "{each} packets a question: a tenth for retries");
+}
+
+/// Losses that begin are no limit that begins: more sent is more delivered.
+#[test]
+fn loss_that_begins_does_not_cut_the_rate() {
+    let mut simulation = adaptive(PATH, &[client(900.0, 100)]);
+    simulation.run(15 * SECOND);
+    simulation.path.loss = 0.1;
+    simulation.run(40 * SECOND);
+    assert!(adaptive_rates(&simulation, 0..40).0 >= 1000.0);
+    assert!(simulation.mean(20..40, in_time) >= 0.98 * 900.0);
+}
+
+/// A client that asks only names of a dead domain, 500 a second: nobody else loses by it.
+#[test]
+fn timeouts_under_a_dead_domain_are_no_limit() {
+    let dead = Client { rate: 500.0, domains: 1, dead: true };
+    for (loss, domains) in [(0.0, 100), (0.1, 100), (0.0, 1)] {
+        let mut simulation =
+            adaptive(Path { loss, ..PATH }, &[client(400.0, domains), Client { rate: 0.0, ..dead }]);
+        simulation.run(10 * SECOND);
+        simulation.clients[1] = dead;
+        simulation.ask_later(1);
+        simulation.run(30 * SECOND);
+        assert!(adaptive_rates(&simulation, 0..30).0 >= 1000.0, "{loss} {domains}");
+        let (well, failed) = (simulation.answered[0], simulation.failed[0] + simulation.refused[0]);
+        // On a lossy path the others' retries have to share what is left over, until the rate has grown.
+        let share = if loss > 0.0 { 0.01 } else { 0.001 };
+        assert!(
+            f64::from(failed) <= share * f64::from(well),
+            "{loss} {domains}: {well} well, {failed} failed"
+        );
+    }
+    // Also where there is a limit: what it lets through goes on being used.
+    let mut simulation = adaptive(Path { limit: Some(1024.0), ..PATH }, &[client(2000.0, 100), dead]);
+    simulation.run(30 * SECOND);
+    let (through, sent) =
+        (simulation.mean(10..30, |second| f64::from(second.let_through)), simulation.mean(10..30, sent));
+    assert!(through >= 0.95 * 1024.0 && sent <= 1.15 * 1024.0, "through {through}, sent {sent}");
+}
+
+/// When nothing is answered any more that is no limit either, but no reason to ask more than once.
+#[test]
+fn a_server_that_is_down_leaves_the_rate_and_stops_retries() {
+    let mut simulation = adaptive(PATH, &[client(900.0, 100)]);
+    simulation.run(10 * SECOND);
+    simulation.path.limit = Some(0.0);
+    simulation.run(20 * SECOND);
+    assert!(adaptive_rates(&simulation, 0..20).0 >= 1000.0);
+    let meanwhile = simulation.mean(13..20, sent);
+    assert!(meanwhile <= 1.12 * 900.0, "{meanwhile}");
+    simulation.path.limit = None;
+    simulation.run(30 * SECOND);
+    assert!(simulation.mean(22..30, in_time) >= 0.97 * 900.0);
+}
+
+/// One client asks 5,000 a second, nine ask 20 each, 1,000 packets a second are there.
+#[test]
+fn a_flood_leaves_the_others_theirs() {
+    let mut clients = vec![client(5000.0, 1)];
+    clients.extend([client(20.0, 5); 9]);
+    let fixed = Simulation::new(Budget::from_text("1000/s").unwrap(), PATH, &clients);
+    for mut simulation in [fixed, adaptive(Path { limit: Some(1024.0), ..PATH }, &clients)] {
+        simulation.run(30 * SECOND);
+        for client in 1..10 {
+            let (well, asked) = (simulation.answered[client], simulation.asked[client]);
+            assert!(f64::from(well + 1) >= 0.99 * f64::from(asked), "client {client}: {well} of {asked}");
+        }
+        let all = simulation.mean(10..30, in_time);
+        assert!(all >= 970.0, "what they leave is used: {all}");
+    }
+}
+
+#[test]
+fn a_fixed_budget_is_never_exceeded() {
+    for (text, rate) in [("aws", 1024.0), ("1000/s", 1000.0), ("50/s", 50.0)] {
+        let path = Path { loss: 0.1, ..PATH };
+        let mut simulation = Simulation::new(Budget::from_text(text).unwrap(), path, &[client(3000.0, 1)]);
+        simulation.run(10 * SECOND);
+        for second in &simulation.seconds[..10] {
+            assert!(
+                f64::from(second.sent) <= rate + f64::from(crate::upstream::budget::BURST),
+                "{text}: {second:?}"
+            );
+        }
+        assert!(simulation.mean(1..10, sent) >= 0.995 * rate - 1.0, "{text}: it is used");
+        assert!(simulation.packets_per_question() <= 1.11, "{text}: a tenth for retries");
+    }
+}
+
+/// Below the rate retries take what they need, up to half of what is left over.
+#[test]
+fn retries_share_what_is_left_over() {
+    let path = Path { loss: 1.0, ..PATH };
+    let mut ledger = Simulation::new(Budget::from_text("1000/s").unwrap(), path, &[]).ledger;
+    let place = Place { client: [10, 0, 0, 1].into(), class: Class::Client, deadline: Duration::MAX };
+    let mut counts = [0; 2];
+    for ms in 0..10_000 {
+        let now = MS * ms;
+        let wish = Wish { places: &[place], domain: 1, packets: 1, extra: false };
+        if ms % 5 == 0 && matches!(ledger.ask(now, &wish, 0), Asked::Go(_)) {
+            counts[0] += 1;
+        }
+        // Nobody waits for a prefetch: its retry goes at once or not at all.
+        let retry = Wish { places: &[Place { class: Class::Prefetch, ..place }], extra: true, ..wish };
+        counts[1] += u32::from(ms >= 1000 && matches!(ledger.ask(now, &retry, 0), Asked::Go(_)));
+        // Somebody answers.
+        ledger.answered(now, Permit::default(), Spot { server: 0, domain: 1 }, true);
+    }
+    assert_eq!(counts[0], 2000);
+    // 800 are left over in each of nine seconds.
+    assert!((3500..=3700).contains(&counts[1]), "{}", counts[1]);
+}
+
+#[test]
+fn hedges_go_below_the_rate_only() {
+    let mut ledger = Simulation::new(Budget::from_text("1000/s").unwrap(), PATH, &[]).ledger;
+    let now = SECOND;
+    assert!(ledger.hedge(now).is_some());
+    let place = Place { client: [10, 0, 0, 1].into(), class: Class::Client, deadline: Duration::MAX };
+    let wish = Wish { places: &[place], domain: 1, packets: 1, extra: false };
+    let waiting = (0..20).filter(|_| matches!(ledger.ask(now, &wish, 0), Asked::Wait(_))).count();
+    assert!(waiting > 0);
+    assert_eq!(ledger.hedge(now + 5 * MS), None, "questions wait");
+    let mut cut = adaptive(Path { limit: Some(1024.0), ..PATH }, &[client(3000.0, 1)]);
+    cut.run(3 * SECOND);
+    cut.clients[0].rate = 10.0;
+    cut.run(6 * SECOND);
+    assert!(cut.ledger.is_at_rate(cut.now), "the rate was cut a moment ago");
+    assert_eq!(cut.ledger.hedge(cut.now), None);
+}
+
+#[test]
+fn what_cannot_wait_is_refused_at_once() {
+    let mut simulation = Simulation::new(Budget::from_text("100/s").unwrap(), PATH, &[client(1000.0, 1)]);
+    simulation.run(10 * SECOND);
+    let (asked, refused) = (simulation.asked[0], simulation.refused[0]);
+    assert_eq!(simulation.failed[0], 0, "nobody waits in vain");
+    assert!(refused > 8 * asked / 10 && simulation.answered[0] >= 990);
+    assert!(simulation.longest_line <= 160, "{}: what can go in 1.55 s", simulation.longest_line);
+}
+
+/// Hours of a flood before a limit: the limit and each share hold, and nothing piles up. `NODENS_HOURS=6` takes two minutes.
+#[test]
+fn hours_change_nothing() {
+    let hours = std::env::var("NODENS_HOURS").ok().and_then(|hours| hours.parse().ok()).unwrap_or(0.15);
+    let mut clients = vec![client(70.0, 3)];
+    clients.extend([client(1.0, 2); 4]);
+    let mut simulation = adaptive(Path { limit: Some(60.0), ..PATH }, &clients);
+    simulation.run(300 * SECOND);
+    let (line, questions) = (simulation.longest_line, simulation.most_questions);
+    let seconds = (hours * 3600.0) as usize;
+    simulation.run(Duration::from_secs(seconds as u64));
+    for mean in [simulation.mean(100..300, sent), simulation.mean(seconds - 200..seconds, sent)] {
+        assert!((0.93 * 60.0..=1.07 * 60.0).contains(&mean), "{mean}");
+    }
+    for client in 1..5 {
+        let (well, asked) = (f64::from(simulation.answered[client]), f64::from(simulation.asked[client]));
+        assert!(well + 1.0 >= 0.99 * asked, "{well} of {asked}");
+    }
+    let (lines, most) = (simulation.longest_line, simulation.most_questions);
+    assert!(
+        lines <= line + line / 2 && most <= questions + questions / 2,
+        "{lines} {most}, at first {line} {questions}"
+    );
+}
