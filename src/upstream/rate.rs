@@ -60,6 +60,8 @@ const WINDOWS: usize = 12;
 const SHORT_SIGMA: f64 = 4.0;
 /// How many a raised window's should, were there a limit, for a step to be tried.
 const TELLING_SIGMA: f64 = 3.5;
+/// How many limiters' bursts a raised window has to send more than before.
+const MORE_THAN_BURSTS: f64 = 4.0;
 /// What part of a rise has to be seen in what is delivered, for it to be believed before all of it is settled.
 const SURELY_ROSE: f64 = 0.9;
 /// A path that delivers less than this part of the packets is lossy.
@@ -279,12 +281,14 @@ impl Rate {
         self.open(now, role, rate.min(f64::from(MAX_RATE)));
     }
 
-    /// A step is large enough for a limit to be told from chance, where as much is lost as now.
+    /// A step is large enough for a limit to be told from a burst and from chance, where as much is lost as now.
     fn is_telling(&self, step: usize) -> bool {
         let Some(by) = STEPS.get(step) else { return false };
         let part = self.latest.map_or(1.0, |latest| latest.part).min(1.0 - LEAST_LOSS);
         let packets = (self.rate * by * Kind::Raised(step).length().as_secs_f64()).max(f64::from(ENOUGH));
-        (by - 1.0) * (packets * part / (1.0 - part) / (1.0 + by)).sqrt() >= TELLING_SIGMA
+        let more = packets * (by - 1.0) / by;
+        more >= MORE_THAN_BURSTS * f64::from(BURST)
+            && (by - 1.0) * (packets * part / (1.0 - part) / (1.0 + by)).sqrt() >= TELLING_SIGMA
     }
 
     /// Begins a pulse where one is called for.
@@ -385,9 +389,9 @@ impl Rate {
 
     /// More was sent and no more delivered: what got through is the limit.
     fn cut(&mut self, trial: Sample, now: Duration) {
-        // A limiter has saved up a burst; and of what it lets through the path loses its part.
+        // Of what the limit lets through the path loses its part.
         let path = self.usual.filter(|part| self.is_paths && *part < LOSSY).unwrap_or(1.0);
-        let limit = ((trial.delivered() - f64::from(BURST) / trial.seconds) / path.max(0.1)).max(FLOOR);
+        let limit = (trial.sustained() / path.max(0.1)).max(FLOOR);
         if !self.is_paths {
             self.usual = None;
         }

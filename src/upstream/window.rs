@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
+use super::budget::BURST;
+
 /// A window has enough packets; half as many say something.
 pub const ENOUGH: u32 = 100;
 /// Different places of loss that a window remembers; a further one counts as lost for good.
@@ -162,10 +164,10 @@ impl Window {
         self.ended.unwrap_or(now).saturating_sub(self.begun)
     }
 
-    /// It has gone on for so long, and has enough packets or has gone on for longer than it is worth waiting.
+    /// It has gone on for so long, and has enough packets and answers or has gone on for longer than it is worth waiting.
     pub fn is_full(&self, now: Duration, length: Duration, longest: Duration) -> bool {
         let age = self.length(now);
-        age >= length && (self.sent >= ENOUGH || age >= longest)
+        age >= length && (self.sent >= ENOUGH && self.delivered >= ENOUGH / 2 || age >= longest)
     }
 
     /// The rate was what kept more from being sent: most packets waited and it was used up, or more than a few retries
@@ -233,7 +235,7 @@ pub struct Sample {
     /// How many of these there are.
     packets: f64,
     /// How long it was.
-    pub seconds: f64,
+    seconds: f64,
 }
 
 /// What becomes of what is delivered when more is sent.
@@ -258,9 +260,14 @@ impl Sample {
         self.sent / before.sent.max(1.0)
     }
 
+    /// What gets through for good: less the burst that a limiter has saved up while less was sent.
+    pub fn sustained(&self) -> f64 {
+        self.delivered() - f64::from(BURST) / self.seconds
+    }
+
     /// What part of the rise in what was sent is seen in what was delivered: 1 where no limit is, 0 at one.
     pub fn elasticity(&self, before: &Sample) -> f64 {
-        (self.delivered() / before.delivered().max(1.0) - 1.0) / (self.rise(before) - 1.0).max(0.001)
+        (self.sustained() / before.delivered().max(1.0) - 1.0) / (self.rise(before) - 1.0).max(0.001)
     }
 
     /// By how many standard deviations the part is smaller than before.
