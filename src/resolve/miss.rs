@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Given;
 use crate::cache::entry::{Entry, Role};
@@ -20,6 +20,8 @@ use crate::search::LOOK_UP;
 use crate::search::polls::Requery;
 use crate::upstream::admission::{Full, Joined, Lead, Place};
 use crate::upstream::exchange::{self, DEADLINE};
+use crate::upstream::fairness::Refused;
+use crate::upstream::standing::{Standing, Waiter};
 use crate::upstream::zones::Zone;
 use crate::upstream::{Class, Failure, Question};
 use crate::wire::answer::{Answer, Kind};
@@ -123,6 +125,7 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
 }
 
 /// What is to be known.
+#[derive(Clone)]
 pub struct Wanted {
     /// Under which key it is kept.
     pub key: QueryKey,
@@ -160,9 +163,20 @@ impl Wanted {
 pub enum Refusal {
     /// There is no room to wait.
     Full(Full),
+    /// There was no turn to ask.
+    NoTurn(Refused),
+    /// No answer came while the client waits; others may still have it.
+    TimedOut,
     /// The task that asked ended without an answer.
     GivenUp,
 }
+
+/// How a flight ends: with what everybody gets, or refused.
+pub type Landed = Result<Arc<Entry>, Refused>;
+/// The time that a flight has to land at its deadline, for those who wait until then.
+const LANDING: Duration = Duration::from_millis(10);
+/// Flights in a row that a question follows: if they were refused or given up, it is none of its own doing.
+const MAX_FOLLOWED: usize = 3;
 
 /// An answer: fresh, or until `respond_by` a newer one than what is stale, then that.
 ///
@@ -207,18 +221,33 @@ async fn ask(
     if let Some(denial) = cut::denied(resolver, &wanted, client, respond_by).await {
         return Ok(keep(resolver, &wanted.key, denial, client));
     }
-    let place = shared.waiting.enter(client).map_err(Refusal::Full)?;
-    let (landing, _place) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
-        Joined::Follow(landing) => {
-            resolver.cells.event(Event::Joined);
-            (landing, Some(place))
+    let mut place = Some(shared.waiting.enter(client).map_err(Refusal::Full)?);
+    let waiter = Waiter { client, class: Class::Client, deadline: Instant::now() + DEADLINE };
+    for _ in 0..MAX_FOLLOWED {
+        let (landing, leads) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
+            Joined::Follow(landing) => {
+                resolver.cells.event(Event::Joined);
+                landing.standing().join(waiter);
+                (landing, false)
+            }
+            Joined::Lead(lead, landing) => {
+                lead.standing().join(waiter);
+                let flight =
+                    fly(Rc::clone(resolver), wanted.clone(), client, lead, place.take(), Class::Client);
+                tokio::task::spawn_local(flight);
+                (landing, true)
+            }
+        };
+        match timeout_at(waiter.deadline + LANDING, landing.wait()).await {
+            Ok(Some(Ok(entry))) => return Ok(entry),
+            Ok(Some(Err(why))) if leads => return Err(Refusal::NoTurn(why)),
+            Ok(None) if leads => return Err(Refusal::GivenUp),
+            // Whoever led had no turn, or went away. That is no end for those who followed.
+            Ok(_) => {}
+            Err(_) => return Err(Refusal::TimedOut),
         }
-        Joined::Lead(lead, landing) => {
-            tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place, Class::Client));
-            (landing, None)
-        }
-    };
-    landing.wait().await.ok_or(Refusal::GivenUp)
+    }
+    Err(Refusal::GivenUp)
 }
 
 /// Asks although nobody waits; false where it is being asked already, or where there is no room.
@@ -226,7 +255,8 @@ pub fn begin(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr, class: Cla
     let shared = &resolver.shared;
     let Ok(place) = shared.waiting.enter(client) else { return false };
     let Joined::Lead(lead, _) = shared.flights.join(wanted.key.octets(), false) else { return false };
-    tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, place, class));
+    lead.standing().join(Waiter { client, class, deadline: Instant::now() + DEADLINE });
+    tokio::task::spawn_local(fly(Rc::clone(resolver), wanted, client, lead, Some(place), class));
     true
 }
 
@@ -271,8 +301,8 @@ async fn fly(
     resolver: Rc<Resolver>,
     wanted: Wanted,
     client: IpAddr,
-    lead: Lead<Arc<Entry>>,
-    _place: Place,
+    lead: Lead<Landed>,
+    _place: Option<Place>,
     class: Class,
 ) {
     let Wanted { key, question, .. } = wanted;
@@ -287,29 +317,41 @@ async fn fly(
     if class == Class::Client
         && let Some(entry) = shared.cache.peek(&key, shared.clock.now())
     {
-        return lead.land(entry);
+        return lead.land(Ok(entry));
     }
     if has_come_back(&resolver, &question) {
-        return lead.land(keep(failure(&question, Failure::Loop)));
+        return lead.land(Ok(keep(failure(&question, Failure::Loop))));
     }
     let Some(zone) = shared.upstreams.zones.find(question.qname()) else {
-        return lead.land(keep(failure(&question, Failure::Unreachable)));
+        return lead.land(Ok(keep(failure(&question, Failure::Unreachable))));
     };
-    let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, &question));
-    let suspect = match timeout(DEADLINE, &mut exchange).await {
-        Ok(Ok(answer)) => {
+    let standing = Arc::clone(lead.standing());
+    let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, &question, &standing));
+    let in_time = loop {
+        let by = standing.deadline();
+        match timeout_at(by, &mut exchange).await {
+            Ok(ended) => break Some(ended),
+            // Somebody has joined who can wait for longer.
+            Err(_) if standing.deadline() > by => {}
+            Err(_) => break None,
+        }
+    };
+    let suspect = match in_time {
+        Some(Ok(answer)) => {
             let suspect = answer.kind == Kind::Failure && lead.is_suspect();
-            lead.land(keep(answer));
+            lead.land(Ok(keep(answer)));
             suspect
         }
-        Ok(Err(why)) => {
+        // Refusals of our own say nothing about the name and are not kept.
+        Some(Err(Failure::Refused(why))) => return lead.land(Err(why)),
+        Some(Err(why)) => {
             let suspect = lead.is_suspect();
-            lead.land(keep(failure(&question, why)));
+            lead.land(Ok(keep(failure(&question, why))));
             suspect
         }
-        Err(_) => {
+        None => {
             let suspect = lead.is_suspect();
-            lead.land(keep(failure(&question, Failure::TimedOut)));
+            lead.land(Ok(keep(failure(&question, Failure::TimedOut))));
             if let Ok(late) = exchange.await
                 && late.kind != Kind::Failure
             {
@@ -339,17 +381,20 @@ fn reply_with(resolver: &Resolver, miss: &Miss, given: &Given) -> Vec<u8> {
 }
 
 fn refused(resolver: &Resolver, miss: &Miss, refusal: Refusal) -> Vec<u8> {
-    let (event, text) = match refusal {
-        Refusal::Full(Full::Total) => (Some(Event::LimitWaiting), "too many questions wait for upstream"),
-        Refusal::Full(Full::Client) => {
-            (Some(Event::LimitClientWaiting), "too many questions of this client wait for upstream")
+    let (code, text) = match refusal {
+        Refusal::Full(Full::Total) => {
+            resolver.cells.event(Event::LimitWaiting);
+            (InfoCode::OTHER, "too many questions wait for upstream".into())
         }
-        Refusal::GivenUp => (None, "the question was given up"),
+        Refusal::Full(Full::Client) => {
+            resolver.cells.event(Event::LimitClientWaiting);
+            (InfoCode::OTHER, "too many questions of this client wait for upstream".into())
+        }
+        Refusal::NoTurn(why) => (InfoCode::OTHER, why.to_string()),
+        Refusal::TimedOut => (InfoCode::NO_REACHABLE_AUTHORITY, Failure::TimedOut.to_string()),
+        Refusal::GivenUp => (InfoCode::OTHER, "the question was given up".into()),
     };
-    if let Some(event) = event {
-        resolver.cells.event(event);
-    }
-    failed(resolver, miss, InfoCode::OTHER, text)
+    failed(resolver, miss, code, &text)
 }
 
 /// SERVFAIL with its reason; nothing of it is kept.
@@ -377,6 +422,7 @@ fn failure(question: &Question, why: Failure) -> Answer {
     let code = match why {
         Failure::TimedOut | Failure::Loop => InfoCode::NO_REACHABLE_AUTHORITY,
         Failure::Unreachable => InfoCode::NETWORK_ERROR,
+        Failure::Refused(_) => InfoCode::OTHER,
     };
     Answer {
         wire: [&header.octets()[..], &question.octets].concat(),
@@ -412,6 +458,7 @@ async fn look_for_loop(resolver: &Resolver, zone: &Zone) {
         let Some(label) = label.filter(|_| zone.name.as_wire().len() + 33 <= 255) else { continue };
         let tail = [rtype::A.to_be_bytes(), CLASS_IN.to_be_bytes()].concat();
         let question = [&[32][..], &label, zone.name.as_wire(), &tail].concat();
-        exchange::probe(&*resolver.carrier, server, &question).await;
+        let standing = Standing::of(Waiter::ourselves(Class::Prefetch));
+        exchange::probe(&*resolver.carrier, server, &question, &standing).await;
     }
 }

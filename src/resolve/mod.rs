@@ -14,7 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::cache::entry::Entry;
 use crate::cache::hot::HotPin;
 use crate::cache::ttl::Moment;
 use crate::clock::Clock;
@@ -36,7 +35,7 @@ pub struct Shared {
     /// The servers.
     pub upstreams: Upstreams,
     /// Questions on their way.
-    pub flights: Arc<Flights<Arc<Entry>>>,
+    pub flights: Arc<Flights<miss::Landed>>,
     /// Walks through search lists on their way.
     pub walks: Arc<Flights<walk::Walked>>,
     /// Who searches, and what is known of it.

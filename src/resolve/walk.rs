@@ -18,8 +18,10 @@ use crate::search::compose::compose;
 use crate::search::list::CLUSTER_CANDIDATES;
 use crate::search::walk::{Decision, Known, decide};
 use crate::search::{UNSETTLED, WALK};
+use crate::upstream::Class;
 use crate::upstream::admission::{Joined, Lead};
 use crate::upstream::exchange;
+use crate::upstream::standing::{Standing, Waiter};
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::edns::PLAIN_UDP_SIZE;
 use crate::wire::iana::{CLASS_IN, rtype};
@@ -225,7 +227,9 @@ impl Walk {
         let _place = shared.waiting.enter(self.client).ok()?;
         let wanted = Wanted::of(&self.resolver, name, qtype);
         let zone = shared.upstreams.zones.find(wanted.question.qname())?;
-        let asked = exchange::ask(&*self.resolver.carrier, zone, &wanted.question);
+        let waiter = Waiter { client: self.client, class: Class::Retry, deadline: Instant::now() + WALK };
+        let standing = Standing::of(waiter);
+        let asked = exchange::ask(&*self.resolver.carrier, zone, &wanted.question, &standing);
         let answer = tokio::time::timeout(WALK, asked).await.ok()?.ok()?;
         Some(Given::fresh(miss::keep(&self.resolver, &wanted.key, answer, self.client)))
     }

@@ -2,17 +2,20 @@
 //!
 //! A *flight* is a question on its way. Whoever comes first leads it: the leader's task holds a [`Lead`], and
 //! its dropping, also by a panic, wakes all who joined, so that nobody waits for a question that no one asks.
-//! The table of flights is sharded; a shard's mutex is held for one look-up and never over an await.
+//! The table of flights is sharded; a shard's mutex is held for one look-up and never over an await. A flight has a
+//! [`Standing`]: who waits for it, and so how urgent it is and until when.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
-use std::hash::BuildHasher;
 use tokio::sync::watch;
+
+use super::standing::Standing;
 
 const SHARDS: usize = 16;
 
@@ -20,6 +23,7 @@ const SHARDS: usize = 16;
 struct Flight<T> {
     landed: watch::Sender<Option<T>>,
     suspect: AtomicBool,
+    standing: Arc<Standing>,
 }
 
 type Table<T> = HashMap<Box<[u8]>, Arc<Flight<T>>, RandomState>;
@@ -39,12 +43,20 @@ pub enum Joined<T> {
 }
 
 /// The end of a flight, for those who wait.
-pub struct Landing<T>(watch::Receiver<Option<T>>);
+pub struct Landing<T> {
+    landed: watch::Receiver<Option<T>>,
+    standing: Arc<Standing>,
+}
 
 impl<T: Clone> Landing<T> {
     /// The answer, or nothing where the leader went away without one.
     pub async fn wait(mut self) -> Option<T> {
-        self.0.wait_for(Option::is_some).await.ok()?.clone()
+        self.landed.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Who waits for the flight.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 }
 
@@ -63,13 +75,16 @@ impl<T> Flights<T> {
                 if mixed_case {
                     flight.get().suspect.store(true, Ordering::Relaxed);
                 }
-                Joined::Follow(Landing(flight.get().landed.subscribe()))
+                let standing = Arc::clone(&flight.get().standing);
+                Joined::Follow(Landing { landed: flight.get().landed.subscribe(), standing })
             }
             Entry::Vacant(place) => {
                 let (landed, landing) = watch::channel(None);
-                let flight = Arc::new(Flight { landed, suspect: AtomicBool::new(false) });
+                let standing = Arc::new(Standing::default());
+                let landing = Landing { landed: landing, standing: Arc::clone(&standing) };
+                let flight = Arc::new(Flight { landed, suspect: AtomicBool::new(false), standing });
                 place.insert(Arc::clone(&flight));
-                Joined::Lead(Lead { flights: Arc::clone(self), key: key.into(), flight }, Landing(landing))
+                Joined::Lead(Lead { flights: Arc::clone(self), key: key.into(), flight }, landing)
             }
         }
     }
@@ -93,6 +108,11 @@ impl<T> Lead<T> {
     /// Gives the answer to all who joined.
     pub fn land(self, answer: T) {
         self.flight.landed.send_replace(Some(answer));
+    }
+
+    /// Who waits for the flight.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.flight.standing
     }
 
     /// True where a question that joined looked like one of ours come back.

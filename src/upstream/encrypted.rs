@@ -288,7 +288,7 @@ struct Counted {
 impl Counted {
     fn count(&mut self) {
         let sent = segments::sent(&self.stream);
-        self.server.links.sent(sent.saturating_sub(self.counted));
+        self.server.streamed(sent.saturating_sub(self.counted));
         self.counted = sent;
     }
 }

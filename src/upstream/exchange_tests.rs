@@ -2,9 +2,16 @@
 
 use std::rc::Rc;
 
+use super::super::Class;
+use super::super::health::TryFailure;
 use super::super::simulation::{Network, Seen, endpoint, local, zones};
+use super::super::standing::Waiter;
+use super::super::udp::Arrival;
 use super::super::zones::Endpoints;
 use super::*;
+use crate::wire::answer::Kind;
+use crate::wire::header::{Flags, HEADER_LEN};
+use crate::wire::iana::Rcode;
 use crate::wire::name::Name;
 
 const MS: Duration = Duration::from_millis(1);
@@ -28,8 +35,14 @@ async fn ask_once(network: &Network, servers: &[Arc<Server>]) -> Run {
     let zone = Zone::new(Name::ROOT, servers);
     let start = Instant::now();
     let before = network.seen().len();
-    let result = ask(network, &zone, &question()).await;
+    let result = ask(network, &zone, &question(), &standing()).await;
     Run { result, took: start.elapsed(), seen: network.seen().split_off(before) }
+}
+
+/// A client that waits from now on.
+fn standing() -> Arc<Standing> {
+    let deadline = Instant::now() + DEADLINE;
+    Standing::of(Waiter { client: [192, 0, 2, 99].into(), class: Class::Client, deadline })
 }
 
 fn servers(count: usize) -> Vec<Arc<Server>> {
@@ -240,8 +253,8 @@ async fn a_server_that_left_is_asked_nothing_more_and_its_late_answer_is_taken()
             tokio::time::sleep(MS * 100).await;
             zones.set(&Name::ROOT, &Endpoints { members: vec![endpoint(2)], last_resort: vec![] });
         };
-        let question = question();
-        let (answer, ()) = tokio::join!(ask(&network, zone, &question), leave);
+        let (question, standing) = (question(), standing());
+        let (answer, ()) = tokio::join!(ask(&network, zone, &question, &standing), leave);
         assert_eq!((answer.unwrap().kind, start.elapsed()), (Kind::Data, MS * 1500));
         let asked: Vec<_> = network.seen().iter().map(|seen| seen.server).collect();
         assert!(asked[0] < 2 && asked[1..] == [2, 2, 2, 2], "{asked:?}");
@@ -260,7 +273,7 @@ async fn a_server_that_left_is_not_asked_over_tcp_either() {
             reply(5, if seen.server == 0 { seen.reply(Flags::TC, [0; 3], &[]) } else { seen.a(60) })
         });
         let zone = zones.find(Name::ROOT.as_wire()).unwrap();
-        assert_eq!(ask(&network, zone, &question()).await.unwrap().kind, Kind::Data);
+        assert_eq!(ask(&network, zone, &question(), &standing()).await.unwrap().kind, Kind::Data);
         let asked: Vec<_> = network.seen().iter().map(|seen| (seen.server, seen.over)).collect();
         assert_eq!(asked, [(0, Transport::Udp), (1, Transport::Udp)]);
     })
@@ -277,7 +290,7 @@ async fn the_last_resort_is_asked_third_or_before_those_that_fail() {
         let zone = zones.find(Name::ROOT.as_wire()).unwrap();
         let took = async || {
             let start = Instant::now();
-            assert_eq!(ask(&network, zone, &question()).await.unwrap().kind, Kind::Data);
+            assert_eq!(ask(&network, zone, &question(), &standing()).await.unwrap().kind, Kind::Data);
             start.elapsed()
         };
         assert_eq!(took().await, TRY_TIMEOUT * 2 + MS);
@@ -289,7 +302,7 @@ async fn the_last_resort_is_asked_third_or_before_those_that_fail() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let before = network.seen().len();
         for _ in 0..20 {
-            ask(&network, zone, &question()).await.unwrap();
+            ask(&network, zone, &question(), &standing()).await.unwrap();
         }
         assert!(network.seen()[before..].iter().all(|seen| seen.server != 4), "members share the questions");
     })

@@ -49,11 +49,14 @@ pub enum Refused {
     /// Its turn would come after its deadline.
     #[error("the upstream's budget is spent for longer than this question can wait")]
     Deadline,
+    /// A retry at a server that has not answered for its domain for long.
+    #[error("the upstream is silent for this domain")]
+    Silent,
 }
 
 impl Refused {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Refused; 3] = [Refused::Full, Refused::ClientFull, Refused::Deadline];
+    pub const ALL: [Refused; 4] = [Refused::Full, Refused::ClientFull, Refused::Deadline, Refused::Silent];
 
     /// The name in metrics.
     pub fn name(self) -> &'static str {
@@ -61,6 +64,7 @@ impl Refused {
             Refused::Full => "full",
             Refused::ClientFull => "client_full",
             Refused::Deadline => "deadline",
+            Refused::Silent => "silent",
         }
     }
 }

@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use super::exchange;
 use super::health::{Endpoint, Transport};
 use super::sources::Heard;
+use super::standing::{Standing, Waiter};
 use super::zones::{Servers, Zone, Zones};
-use super::{Carrier, Failure, Question};
+use super::{Carrier, Class, Failure, Question};
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::header::Header;
 use crate::wire::iana::{CLASS_IN, rtype};
@@ -190,7 +191,9 @@ pub async fn follow(
         let bootstrap = Zone::new(service.name, Servers { members: bootstrap, last_resort: vec![] });
         let ask = async |rtype: u16| {
             let question = question_of(&service.name, rtype);
-            said(exchange::ask(carrier, &bootstrap, &question).await, rtype)
+            // All of a zone's questions wait for it.
+            let standing = Standing::of(Waiter::ourselves(Class::Client));
+            said(exchange::ask(carrier, &bootstrap, &question, &standing).await, rtype)
         };
         let (v4, v6) = tokio::join!(ask(rtype::A), ask(rtype::AAAA));
         let heard = members.heard([v4, v6], Instant::now(), rand::random());

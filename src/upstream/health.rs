@@ -1,5 +1,8 @@
 //! What is remembered of a server: how fast and whether it answers, if it echoes letter case, if it knows EDNS.
 //!
+//! A server that fails three times in a row is asked last, for longer each time. When that time is over one question goes there first:
+//! whether it is well again shows in a question that somebody asks, not in one of our own.
+//!
 //! The deciding parts are plain state that is told the time. Letter case (0x20) goes through these states:
 //!
 //! ```text
@@ -16,9 +19,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Question;
+use super::budget::Budget;
+use super::exchange::TRY_TIMEOUT;
+use super::group::Group;
 use super::identity::Identity;
+use super::latency::Sketch;
 use super::links::Links;
 use super::tally::Tally;
+use super::window::Spot;
 
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,6 +141,8 @@ pub struct Server {
     pub endpoint: Endpoint,
     /// What became of connections to it.
     pub links: Links,
+    /// What its budget is shared with.
+    pub group: Arc<Group>,
     state: Mutex<Health>,
     questions: Tally<{ Transport::ALL.len() }>,
     failures: Tally<{ TryFailure::ALL.len() }>,
@@ -142,10 +153,12 @@ pub struct Server {
 impl Server {
     /// A server of which nothing is known yet.
     pub fn new(number: usize, endpoint: Endpoint) -> Server {
+        let group = Arc::new(Group::new(endpoint.addr.ip().to_string(), Budget::Unlimited));
         Server {
             number,
             endpoint,
             links: Links::default(),
+            group,
             state: Mutex::new(Health::default()),
             questions: Tally::default(),
             failures: Tally::default(),
@@ -158,6 +171,23 @@ impl Server {
     pub fn that_tells(mut self, tells: &Arc<Notify>) -> Server {
         self.tells = Arc::clone(tells);
         self
+    }
+
+    /// The server, with a budget that it shares.
+    pub fn in_group(mut self, group: Arc<Group>) -> Server {
+        self.group = group;
+        self
+    }
+
+    /// Where a question goes that is sent to it.
+    pub fn spot(&self, question: &Question) -> Spot {
+        self.group.spot(self.number, question.qname())
+    }
+
+    /// Counts segments that connections to it have sent, and charges them to its budget.
+    pub fn streamed(&self, segments: u32) {
+        self.links.sent(segments);
+        self.group.streamed(segments);
     }
 
     /// What is known of it. Held for a few loads and stores, never over an await.
@@ -216,6 +246,12 @@ const FAILURES_TO_AVOID: u32 = 3;
 const FIRST_AVOID: Duration = Duration::from_millis(250);
 /// The longest a failing server is avoided.
 const LONGEST_AVOID: Duration = Duration::from_secs(10);
+/// For how long one question that goes first to a server that failed keeps others from doing so.
+const TRIAL: Duration = TRY_TIMEOUT;
+/// The longest that a slow server is waited for before the next is asked too.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(700);
+/// What a new failure or success counts in the part of tries that fail.
+const LOSS_WEIGHT: f32 = 1.0 / 16.0;
 /// Mixed-case questions that must come back as sent before a difference counts as a forgery.
 const ECHOES_TO_TRUST: u8 = 8;
 /// Replies in other case with an equal answer over TCP, after which the server is taken to change case itself.
@@ -229,6 +265,9 @@ const LOOP_PAUSE: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub struct Health {
     latency: Option<Duration>,
+    latencies: Sketch,
+    /// The part of the tries that fail, smoothed.
+    loss: f32,
     failures: u32,
     is_silent: bool,
     avoid_until: Option<Instant>,
@@ -245,13 +284,16 @@ impl Health {
     pub fn answered(&mut self, latency: Duration) {
         self.failures = 0;
         self.is_silent = false;
+        self.loss -= self.loss * LOSS_WEIGHT;
         self.avoid_until = None;
+        self.latencies.note(latency);
         // An eighth of each new value, as TCP smooths its round trips (RFC 6298 section 2.3).
         self.latency = Some(self.latency.map_or(latency, |before| (before * 7 + latency) / 8));
     }
 
     fn failed(&mut self, now: Instant, random: u32) {
         self.failures = self.failures.saturating_add(1);
+        self.loss += (1.0 - self.loss) * LOSS_WEIGHT;
         if let Some(over) = self.failures.checked_sub(FAILURES_TO_AVOID) {
             let pause = FIRST_AVOID.saturating_mul(1 << over.min(8)).min(LONGEST_AVOID);
             // Between half and the whole, so that workers and nodes do not return together.
@@ -263,6 +305,31 @@ impl Health {
     /// True where others should be asked first.
     pub fn is_avoided(&self, now: Instant) -> bool {
         self.avoid_until.is_some_and(|until| now < until)
+    }
+
+    /// True for one question, when others have been asked first for long enough: it goes to this server first.
+    pub fn is_tried_again(&mut self, now: Instant) -> bool {
+        let is_due = self.failures >= FAILURES_TO_AVOID && self.avoid_until.is_some_and(|until| now >= until);
+        if is_due {
+            self.avoid_until = Some(now + TRIAL);
+        }
+        is_due
+    }
+
+    /// The time to an answer as it is to be expected, failures included; nothing is expected of a server that nobody has asked.
+    pub fn cost(&self) -> Duration {
+        self.latency.unwrap_or_default() + TRY_TIMEOUT.mul_f32(self.loss)
+    }
+
+    /// How long to wait for it before another try goes out.
+    pub fn patience(&self) -> Duration {
+        let twice = self.latency.unwrap_or_default().saturating_mul(2);
+        twice.clamp(TRY_TIMEOUT, LONGEST_PATIENCE)
+    }
+
+    /// How long nineteen of twenty answers take; nothing is known before some have come.
+    pub fn p95(&self) -> Option<Duration> {
+        self.latencies.p95()
     }
 
     /// The smoothed time to an answer; nothing is known before the first.
@@ -349,6 +416,43 @@ mod tests {
         assert!(health.is_avoided(now + LONGEST_AVOID / 2) && !health.is_avoided(now + LONGEST_AVOID));
         health.answered(Duration::from_millis(1));
         assert!(!health.is_avoided(now));
+    }
+
+    #[test]
+    fn when_the_pause_is_over_one_question_tries_it_again() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        assert!(!health.is_tried_again(now));
+        (0..3).for_each(|_| health.failed(now, u32::MAX));
+        assert!(!health.is_tried_again(now));
+        let later = now + FIRST_AVOID;
+        assert!(health.is_tried_again(later) && !health.is_tried_again(later), "one");
+        assert!(health.is_avoided(later), "the others go elsewhere meanwhile");
+        assert!(health.is_tried_again(later + TRIAL), "and another, if nothing was heard of that one");
+        health.answered(Duration::from_millis(1));
+        assert!(!health.is_avoided(later) && !health.is_tried_again(later + TRIAL));
+    }
+
+    #[test]
+    fn a_server_that_loses_costs_more_than_a_slower_one_that_does_not() {
+        let (mut fast, mut slow) = (Health::default(), Health::default());
+        for n in 0..100 {
+            slow.answered(Duration::from_millis(40));
+            match n % 4 {
+                0 => fast.failed(Instant::now(), 0),
+                _ => fast.answered(Duration::from_millis(1)),
+            }
+        }
+        assert!(fast.cost() > slow.cost(), "{:?} {:?}", fast.cost(), slow.cost());
+    }
+
+    #[test]
+    fn a_slow_server_is_waited_for_longer() {
+        let mut health = Health::default();
+        assert_eq!(health.patience(), TRY_TIMEOUT);
+        (0..100).for_each(|_| health.answered(Duration::from_millis(300)));
+        assert_eq!(health.patience(), Duration::from_millis(600));
+        (0..100).for_each(|_| health.answered(Duration::from_secs(3)));
+        assert_eq!(health.patience(), LONGEST_PATIENCE);
     }
 
     #[test]

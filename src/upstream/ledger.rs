@@ -29,7 +29,7 @@ const GOOD: Duration = Duration::from_secs(300);
 /// After so many packets in a row that a server left unanswered for a domain, it gets no retries there until it answers: where half is
 /// lost by chance, sixteen in a row are not.
 const DEAD: u32 = 16;
-/// Pairs of server and domain that are remembered.
+/// Pairs of server and domain that are remembered, an even number.
 pub const SPOTS: usize = 1024;
 
 /// A packet that may go out.
@@ -107,7 +107,7 @@ impl<T> Ledger<T> {
     }
 
     /// Asks for something to go out; where it has to wait, `item` is told when its turn has come.
-    pub fn ask(&mut self, now: Duration, wish: &Wish<'_>, item: T) -> Asked {
+    pub fn ask(&mut self, now: Duration, wish: &Wish<'_>, item: impl FnOnce() -> T) -> Asked {
         self.tick(now);
         let class = wish.places.iter().map(|place| place.class).min().unwrap_or(Class::Prefetch);
         let is_free = !wish.extra || self.may_send_extra(now);
@@ -125,7 +125,7 @@ impl<T> Ledger<T> {
         if wish.extra && class > Class::Retry {
             return Asked::No(Refused::Deadline);
         }
-        match self.queue.push(now, self.rate(), wish.places, wish.domain, wish.packets, item) {
+        match self.queue.push(now, self.rate(), wish.places, wish.domain, wish.packets, item()) {
             Ok(ticket) => Asked::Wait(ticket),
             Err(why) => Asked::No(why),
         }
@@ -362,7 +362,7 @@ impl Extras {
     }
 }
 
-/// What is known of a server and a domain; a later pair may take an earlier one's place.
+/// What is known of a server and a domain.
 #[derive(Clone, Copy)]
 struct Known {
     spot: Spot,
@@ -371,7 +371,7 @@ struct Known {
     lost: u32,
 }
 
-/// How servers fare with domains, lately.
+/// How servers fare with domains, lately. Each pair has two places; where both are taken it puts out the one that has lost less.
 #[derive(Default)]
 struct Spots {
     places: Vec<Option<Known>>,
@@ -380,21 +380,28 @@ struct Spots {
 
 impl Spots {
     fn get(&self, spot: Spot) -> Option<Known> {
-        self.places.get(self.index(spot)).copied().flatten().filter(|known| known.spot == spot)
+        let places = self.index(spot).map(|index| self.places.get(index).copied().flatten());
+        places.into_iter().flatten().find(|known| known.spot == spot)
     }
 
     fn entry(&mut self, spot: Spot) -> Option<&mut Known> {
         if self.places.is_empty() {
             self.places.resize(SPOTS, None);
         }
-        let index = self.index(spot);
+        let rank = |index: &usize| match self.places.get(*index).copied().flatten() {
+            Some(known) if known.spot == spot => (0, 0),
+            None => (1, 0),
+            Some(known) => (2, known.lost),
+        };
+        let index = self.index(spot).into_iter().min_by_key(rank)?;
         let place = self.places.get_mut(index)?;
         let known = place.filter(|known| known.spot == spot);
         Some(place.insert(known.unwrap_or(Known { spot, answered_well: None, lost: 0 })))
     }
 
-    fn index(&self, spot: Spot) -> usize {
-        self.hasher.hash_one(spot) as usize % SPOTS
+    fn index(&self, spot: Spot) -> [usize; 2] {
+        let index = self.hasher.hash_one(spot) as usize % SPOTS;
+        [index, index ^ 1]
     }
 }
 

@@ -193,7 +193,7 @@ impl Simulation {
         let class = if extra { Class::Retry } else { Class::Client };
         let place = Place { client: IpAddr::from((question.client as u32).to_be_bytes()), class, deadline };
         let wish = Wish { places: &[place], domain: question.spot.domain, packets: 1, extra };
-        match self.ledger.ask(self.now, &wish, number) {
+        match self.ledger.ask(self.now, &wish, || number) {
             Asked::Go(permit) => self.send(number, permit),
             Asked::Wait(ticket) => self.questions.get_mut(&number).unwrap().waits = Some(ticket),
             Asked::No(_) if extra => self.next_late(number),
@@ -522,12 +522,12 @@ fn retries_share_what_is_left_over() {
     for ms in 0..10_000 {
         let now = MS * ms;
         let wish = Wish { places: &[place], domain: 1, packets: 1, extra: false };
-        if ms % 5 == 0 && matches!(ledger.ask(now, &wish, 0), Asked::Go(_)) {
+        if ms % 5 == 0 && matches!(ledger.ask(now, &wish, || 0), Asked::Go(_)) {
             counts[0] += 1;
         }
         // Nobody waits for a prefetch: its retry goes at once or not at all.
         let retry = Wish { places: &[Place { class: Class::Prefetch, ..place }], extra: true, ..wish };
-        counts[1] += u32::from(ms >= 1000 && matches!(ledger.ask(now, &retry, 0), Asked::Go(_)));
+        counts[1] += u32::from(ms >= 1000 && matches!(ledger.ask(now, &retry, || 0), Asked::Go(_)));
         // Somebody answers.
         ledger.answered(now, Permit::default(), Spot { server: 0, domain: 1 }, true);
     }
@@ -543,7 +543,7 @@ fn hedges_go_below_the_rate_only() {
     assert!(ledger.hedge(now).is_some());
     let place = Place { client: [10, 0, 0, 1].into(), class: Class::Client, deadline: Duration::MAX };
     let wish = Wish { places: &[place], domain: 1, packets: 1, extra: false };
-    let waiting = (0..20).filter(|_| matches!(ledger.ask(now, &wish, 0), Asked::Wait(_))).count();
+    let waiting = (0..20).filter(|_| matches!(ledger.ask(now, &wish, || 0), Asked::Wait(_))).count();
     assert!(waiting > 0);
     assert_eq!(ledger.hedge(now + 5 * MS), None, "questions wait");
     let mut cut = adaptive(Path { limit: Some(1024.0), ..PATH }, &[client(3000.0, 1)]);

@@ -9,9 +9,11 @@ pub mod budget;
 pub mod encrypted;
 pub mod exchange;
 pub mod fairness;
+pub mod group;
 pub mod headless;
 pub mod health;
 pub mod identity;
+pub mod latency;
 pub mod ledger;
 pub mod links;
 pub mod loops;
@@ -21,9 +23,11 @@ pub mod segments;
 #[cfg(test)]
 pub mod simulation;
 pub mod sources;
+pub mod standing;
 pub mod streams;
 pub mod tally;
 pub mod tcp;
+mod tries;
 pub mod udp;
 pub mod window;
 pub mod zones;
@@ -36,6 +40,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use fairness::Refused;
 use health::{Server, Transport};
 use udp::Arrivals;
 use zones::Zones;
@@ -98,6 +103,9 @@ pub enum Failure {
     /// Every server of the zone leads back to this process.
     #[error("every upstream server leads back here")]
     Loop,
+    /// There was no turn for it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 /// What all workers share: zones and what is known of their servers.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::health::Server;
-use super::links::{Links, Outcome};
+use super::links::Outcome;
 use super::matching::{self, Match};
 use super::segments;
 use super::streams::{self, Life, Reply, UNACKNOWLEDGED};
@@ -103,7 +103,7 @@ async fn run(connection: Rc<Shared>, server: Arc<Server>, mut queue: mpsc::Recei
             server.links.count(Outcome::Opened);
             connection.life.opened();
             let (mut reading, mut writing) = stream.into_split();
-            let toll = Toll { links: &server.links, counted: Cell::new(0) };
+            let toll = Toll { server: &server, counted: Cell::new(0) };
             tokio::select! {
                 () = read(&connection, &mut reading, &toll) => {}
                 () = write(&mut writing, &mut queue) => {}
@@ -129,14 +129,14 @@ pub async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
 
 /// Adds to the server's count what one connection has sent since it was last looked at.
 struct Toll<'s> {
-    links: &'s Links,
+    server: &'s Server,
     counted: Cell<u32>,
 }
 
 impl Toll<'_> {
     fn count(&self, stream: &TcpStream) {
         let sent = segments::sent(stream);
-        self.links.sent(sent.saturating_sub(self.counted.replace(sent)));
+        self.server.streamed(sent.saturating_sub(self.counted.replace(sent)));
     }
 }
 
