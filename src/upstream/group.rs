@@ -116,7 +116,7 @@ impl Group {
                 book.taken_for_streams = book.taken_for_streams.saturating_add(STREAM_PACKETS);
             }
             if matches!(asked, Asked::Wait(_)) && !std::mem::replace(&mut book.is_paced, true) {
-                tokio::task::spawn_local(pace(Arc::clone(self)));
+                tokio::task::spawn_local(pace(Pacer { group: Arc::clone(self), is_done: false }));
             }
             asked
         });
@@ -246,21 +246,20 @@ fn parent_domain(qname: &[u8]) -> &[u8] {
 }
 
 /// Gives turns until nobody waits.
-async fn pace(group: Arc<Group>) {
-    let mut pacing = Pacing { group: &group, is_done: false };
-    while let Some(wait) = group.turns(true) {
+async fn pace(mut pacer: Pacer) {
+    while let Some(wait) = pacer.group.turns(true) {
         sleep(wait.max(TICK)).await;
     }
-    pacing.is_done = true;
+    pacer.is_done = true;
 }
 
-/// A pacer that goes away with its worker leaves its place to the next who has to wait.
-struct Pacing<'g> {
-    group: &'g Group,
+/// Whoever gives the turns. One that goes away with its worker leaves that to the next who has to wait.
+struct Pacer {
+    group: Arc<Group>,
     is_done: bool,
 }
 
-impl Drop for Pacing<'_> {
+impl Drop for Pacer {
     fn drop(&mut self) {
         if !self.is_done
             && let Some(mut book) = self.group.book()
