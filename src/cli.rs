@@ -92,6 +92,10 @@ pub(crate) struct Settings {
     /// [default: resolv.conf]
     #[arg(long, value_name = "URL", env = "NODENS_UPSTREAM", value_delimiter = ',')]
     upstream: Vec<String>,
+    /// Packets a second that may be sent to the servers for all names: adaptive, aws, alibaba, none or such as 1000/s
+    /// [default: adaptive for resolv.conf, else none]
+    #[arg(long, value_name = "BUDGET", env = "NODENS_UPSTREAM_BUDGET")]
+    upstream_budget: Option<String>,
     /// Servers for a zone; may be repeated (in the environment: separated by ;)
     #[arg(long, value_name = "ZONE=URL[,URL]", env = "NODENS_FORWARD", value_delimiter = ';')]
     forward: Vec<String>,
@@ -199,6 +203,7 @@ impl Settings {
             cluster_domain: text(&self.cluster_domain, "cluster_domain"),
             admin: text(&self.admin, "admin"),
             ca_file: text(&self.ca_file, "ca_file"),
+            upstream_budget: text(&self.upstream_budget, "upstream_budget"),
             forward: self.forwards(&at)?,
         })
     }
@@ -208,7 +213,7 @@ impl Settings {
         if !self.upstream.is_empty() {
             let upstreams = Written { value: self.upstream.clone(), at: at("upstream") };
             let zone = Written { value: ".".into(), at: at("upstream") };
-            all.push(RawForward { zone, upstreams, ca_file: None });
+            all.push(RawForward::new(zone, upstreams));
         }
         for text in &self.forward {
             let (zone, urls) = text.split_once('=').ok_or_else(|| ConfigError {
@@ -217,11 +222,11 @@ impl Settings {
                 found: format!("{text:?}"),
                 allowed: "ZONE=URL[,URL], such as cluster.local=udp://10.96.0.10".into(),
             })?;
-            all.push(RawForward {
-                zone: Written { value: zone.into(), at: at("forward") },
-                upstreams: Written { value: urls.split(',').map(Into::into).collect(), at: at("forward") },
-                ca_file: None,
-            });
+            let upstreams = urls.split(',').map(Into::into).collect();
+            all.push(RawForward::new(
+                Written { value: zone.into(), at: at("forward") },
+                Written { value: upstreams, at: at("forward") },
+            ));
         }
         Ok(all)
     }

@@ -39,6 +39,11 @@ pub const MAX_WAITING_PER_CLIENT: u32 = 1024;
 /// Memory of a waiting question: its task, its table entry, its tries with their buffers.
 const WAITING_BYTES: u64 = 6 * KIB;
 
+/// Memory of a place in line where each client and each domain has only one; whoever has a place is a question that waits.
+const PLACE_BYTES: u64 = 1280;
+/// Memory of a budget: twelve windows with 512 places of loss each, 1,024 servers and domains.
+const BUDGET_BYTES: u64 = 640 * KIB;
+
 /// TCP connections of clients, in all.
 pub const MAX_CONNECTIONS: u32 = 1024;
 /// TCP connections of one client: more than any stub resolver opens, a fraction of all.
@@ -82,6 +87,8 @@ pub struct Settings {
     pub encrypted_servers: u64,
     /// Servers that are asked for the addresses of others.
     pub bootstraps: u64,
+    /// Budgets of packets that have a limit.
+    pub budgets: u64,
     /// Bytes of the store.
     pub cache_bytes: u64,
     /// UDP sockets a worker keeps for one server.
@@ -134,6 +141,8 @@ pub fn sums(of: &Settings) -> Vec<Line> {
         line("UDP sockets to upstream servers", of.upstream_sockets(), 8 * KIB),
         line("TCP connections to upstream servers", of.plain_connections(), 80 * KIB),
         line("TLS connections to upstream servers", of.encrypted_connections(), TLS_CONNECTION_BYTES),
+        line("places in line for a budget", u64::from(MAX_WAITING) * of.budgets.min(1), PLACE_BYTES),
+        line("budgets of packets", of.budgets, BUDGET_BYTES),
         line("failing questions remembered", 16_384, 128),
         line("answers that searches rest on", 32_768, 300),
         line("names remembered for searches", 2 * 16_384, 400),
@@ -193,6 +202,7 @@ mod tests {
             plain_servers: 3,
             encrypted_servers: 2,
             bootstraps: 1,
+            budgets: 1,
             cache_bytes: DEFAULT_CACHE_BYTES,
             sockets_per_server: 8,
             connections_per_server: 4,

@@ -108,10 +108,8 @@ fn forwards(cluster: SocketAddr, internet: SocketAddr, domain: &str) -> Raw {
     fn written<T>(value: T) -> Written<T> {
         Written { value, at: Source::Flag("--lab".into()) }
     }
-    let forward = |zone: &str, addr: SocketAddr| RawForward {
-        zone: written(zone.to_string()),
-        upstreams: written(vec![format!("udp://{addr}")]),
-        ca_file: None,
+    let forward = |zone: &str, addr: SocketAddr| {
+        RawForward::new(written(zone.to_string()), written(vec![format!("udp://{addr}")]))
     };
     let cluster_zones = std::iter::once(domain).chain(REVERSE).map(|zone| forward(zone, cluster));
     Raw { forward: cluster_zones.chain([forward(".", internet)]).collect(), ..Raw::default() }

@@ -147,8 +147,9 @@ fn addresses(sockets: &[WorkerSockets]) -> Vec<SocketAddr> {
 
 /// What the workers share, made from a configuration.
 pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
-    let zones = Zones::new(config.forward.iter().map(|forward| forward.zone), listening.to_vec());
+    let mut zones = Zones::new(config.forward.iter().map(|forward| forward.zone), listening.to_vec());
     for forward in &config.forward {
+        zones.plan(&forward.zone, forward.plan.clone());
         let parts: Vec<Endpoints> = forward.upstreams.iter().map(Upstream::endpoints).collect();
         zones.set(&forward.zone, &Endpoints::of(&parts));
     }

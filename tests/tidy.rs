@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &["cache"]),
     ("resolve", &["cache", "clock", "limits", "observe", "query", "search", "upstream", "wire"]),
     ("server", &["limits", "observe", "query", "resolve", "search", "upstream", "wire"]),
-    ("observe", &["cache", "query", "resolve", "search", "wire"]),
+    ("observe", &["cache", "query", "resolve", "search", "upstream", "wire"]),
     ("admin", &["observe"]),
     ("config", &["limits", "search", "upstream", "wire"]),
     ("lab", &[]),

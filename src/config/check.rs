@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors, Source};
 use super::raw::{Raw, RawForward, Written};
 use super::{Config, Forward, Upstream};
-use super::{resolv_conf, units, urls};
+use super::{plans, resolv_conf, units, urls};
 use crate::limits::{
     self, DEFAULT_CACHE_BYTES, MAX_CACHE_BYTES, MAX_LISTEN, MAX_SERVERS_PER_ZONE, MAX_WORKERS, MAX_ZONES,
     MIN_CACHE_BYTES, bytes_text,
@@ -104,14 +104,19 @@ pub fn check(raw: Raw, resolv_conf: &Path) -> Result<Config, ConfigErrors> {
         ca_file: raw.ca_file.as_ref(),
         common: OnceCell::new(),
     };
-    match zones.all(&raw.forward) {
+    match zones.all(&with_budget(raw.forward, raw.upstream_budget.as_ref()), raw.upstream_budget.as_ref()) {
         Ok(forward) => config.forward = forward,
         Err(more) => errors.extend(more),
     }
     if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
 }
 
-fn wrong<T>(written: &Written<T>, key: &str, found: &str, allowed: impl Into<String>) -> ConfigError {
+pub(super) fn wrong<T>(
+    written: &Written<T>,
+    key: &str,
+    found: &str,
+    allowed: impl Into<String>,
+) -> ConfigError {
     ConfigError {
         at: written.at.clone(),
         key: key.into(),
@@ -257,15 +262,28 @@ struct ZoneChecks<'c> {
     common: OnceCell<Arc<Roots>>,
 }
 
+/// The root zone gets the budget that is said apart from it.
+fn with_budget(mut forward: Vec<RawForward>, budget: Option<&Written<String>>) -> Vec<RawForward> {
+    let is_root = |raw: &&mut RawForward| Name::from_text(&raw.zone.value) == Ok(Name::ROOT);
+    if let (Some(root), Some(budget)) = (forward.iter_mut().find(is_root), budget) {
+        root.budget = Some(budget.clone());
+    }
+    forward
+}
+
 impl ZoneChecks<'_> {
-    fn all(&self, written: &[RawForward]) -> Result<Vec<Forward>, Vec<ConfigError>> {
+    fn all(
+        &self,
+        written: &[RawForward],
+        root_budget: Option<&Written<String>>,
+    ) -> Result<Vec<Forward>, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut all: Vec<Forward> = Vec::new();
         if let Some(ca_file) = self.ca_file {
             errors.extend(self.common(ca_file).err());
         }
         for raw in written {
-            match self.zone(raw) {
+            match self.zone(raw).and_then(|forward| plans::fits(&forward, raw, &all).map(|()| forward)) {
                 Ok(forward) if all.iter().any(|other| other.zone == forward.zone) => {
                     errors.push(wrong(&raw.zone, "forward.zone", &raw.zone.value, "each zone once"));
                 }
@@ -281,8 +299,11 @@ impl ZoneChecks<'_> {
         }
         if errors.is_empty() && !all.iter().any(|forward| forward.zone == Name::ROOT) {
             let default = Written { value: vec![RESOLV_CONF.to_string()], at: Source::Default };
-            match self.upstreams(&default, None) {
-                Ok(upstreams) => all.push(Forward { zone: Name::ROOT, upstreams, ca_file: None }),
+            let zone = Written { value: ".".into(), at: Source::Default };
+            let raw = RawForward { budget: root_budget.cloned(), ..RawForward::new(zone, default) };
+            let root = self.zone(&raw).and_then(|root| plans::fits(&root, &raw, &all).map(|()| root));
+            match root {
+                Ok(root) => all.push(root),
                 Err(error) => errors.push(error),
             }
         }
@@ -302,7 +323,9 @@ impl ZoneChecks<'_> {
             None => None,
         };
         let ca_file = raw.ca_file.as_ref().map(|file| file.value.clone());
-        Ok(Forward { zone, upstreams: self.upstreams(&raw.upstreams, roots.as_ref())?, ca_file })
+        let upstreams = self.upstreams(&raw.upstreams, roots.as_ref())?;
+        let plan = plans::plan(raw, &upstreams)?;
+        Ok(Forward { zone, upstreams, ca_file, plan })
     }
 
     /// The authorities of `tls.ca_file`, or the built-in ones.

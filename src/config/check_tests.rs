@@ -1,6 +1,7 @@
 //! Each kind of wrong value has its error, each default its meaning.
 
 use super::*;
+use crate::upstream::budget::Plan;
 
 fn config(toml: &str) -> Result<Config, ConfigErrors> {
     let raw = Raw::from_toml("nodens.toml", toml).map_err(|error| ConfigErrors(vec![error]))?;
@@ -115,6 +116,59 @@ fn errors_name_place_key_found_and_allowed() {
 }
 
 #[test]
+fn budgets_mean_what_the_manual_says() {
+    let path = std::env::temp_dir().join(format!("nodens-budget-{}", std::process::id()));
+    std::fs::write(&path, "nameserver 192.0.2.7\n").unwrap();
+    let plans = |toml: &str, flag: Option<&str>| {
+        let mut raw = Raw::from_toml("nodens.toml", toml).unwrap();
+        let at = Source::Flag("--upstream-budget".into());
+        raw.upstream_budget = flag.map(|value| Written { value: value.into(), at });
+        let config = check(raw, &path)?;
+        let text = |plan: &Plan| (plan.budget.to_string(), plan.group.clone().unwrap_or_default());
+        Ok::<_, ConfigErrors>(config.forward.iter().map(|forward| text(&forward.plan)).collect::<Vec<_>>())
+    };
+    let of = |budget: &str, group: &str| (budget.to_string(), group.to_string());
+    assert_eq!(plans("", None).unwrap(), [of("adaptive", "resolv.conf")]);
+    assert_eq!(plans("", Some("aws")).unwrap(), [of("aws", "aws")]);
+    assert_eq!(plans("", Some("none")).unwrap(), [of("none", "")]);
+    assert_eq!(plans(ROOT, None).unwrap(), [of("none", "")]);
+    assert_eq!(plans(ROOT, Some("500/s")).unwrap(), [of("500/s", "")]);
+    let corp = "[[forward]]\nzone = \"corp\"\nupstreams = [\"udp://192.0.2.9\"]\n";
+    let both = format!("{corp}budget = \"200/s\"\nbudget_group = \"office\"\n");
+    assert_eq!(plans(&both, None).unwrap(), [of("200/s", "office"), of("adaptive", "resolv.conf")]);
+    let error = |toml: String, flag| plans(&toml, flag).unwrap_err().to_string();
+    assert_eq!(
+        error(format!("{corp}budget = \"lots\""), None),
+        "nodens.toml:4:10: forward.budget: found \"lots\"; allowed: \"adaptive\", \"aws\", \"alibaba\", \"none\" or \
+         packets a second from \"10/s\" to \"100000/s\""
+    );
+    let flag = error(String::new(), Some("5/s"));
+    assert!(
+        flag.starts_with("argument --upstream-budget: forward.budget: found \"5/s\"; allowed: "),
+        "{flag}"
+    );
+    let group = error(format!("{corp}budget_group = \"office\""), None);
+    assert!(group.contains("forward.budget_group: found \"office\"; allowed: nothing where"), "{group}");
+    let address = error(format!("{corp}budget = \"aws\"\nbudget_group = \"192.0.2.1\""), None);
+    assert!(address.contains("forward.budget_group: found \"192.0.2.1\"; allowed: a name of"), "{address}");
+    // One address, one budget; one group, one budget.
+    let twice = error(format!("{corp}budget = \"aws\"\n{}", corp.replace("corp", "lab")), None);
+    assert!(
+        twice.contains(
+            "found \"none\"; allowed: \"aws\" in the group \"aws\", as 192.0.2.9 has it in the zone corp."
+        ),
+        "{twice}"
+    );
+    let other = corp.replace("corp", "lab").replace("2.9", "2.8");
+    let group = error(format!("{both}{other}budget = \"300/s\"\nbudget_group = \"office\"\n"), None);
+    assert!(
+        group.contains("found \"office\"; allowed: \"200/s\", which its group has in the zone corp."),
+        "{group}"
+    );
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
 fn all_that_is_wrong_is_said_at_once() {
     let said = error("[server]\nworkers = 0\n[cache]\nsize = \"x\"");
     assert_eq!(said.lines().count(), 2, "{said}");
@@ -148,7 +202,7 @@ fn a_file_that_several_zones_need_is_wrong_once() {
 fn what_is_shown_means_the_same() {
     let text = "[server]\nlisten = [\"127.0.0.1:53\", \"[::1]:53\"]\nworkers = 3\n[cache]\nsize = \"96MiB\"\nmax_ttl = \"2h\"\nmax_stale = \"0\"\n\
         [admin]\nlisten = \"off\"\n[[forward]]\nzone = \"cluster.local\"\nupstreams = [\"tcp://[::1]:54\"]\n\
-        [[forward]]\nzone = \"corp\"\nupstreams = [\"tls://192.0.2.1#a\", \"https://192.0.2.1/x#b\", \"headless://c:5?bootstrap=192.0.2.2\"]\n";
+        budget = \"700/s\"\nbudget_group = \"dns\"\n[[forward]]\nzone = \"corp\"\nupstreams = [\"tls://192.0.2.1#a\", \"https://192.0.2.1/x#b\", \"headless://c:5?bootstrap=192.0.2.2\"]\n";
     let config = config(&format!("{text}{ROOT}")).unwrap();
     let shown = crate::config::show::toml(&config);
     assert_eq!(check(Raw::from_toml("shown", &shown).unwrap(), Path::new("/nonexistent")).unwrap(), config);

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod error;
+mod plans;
 pub mod raw;
 pub mod resolv_conf;
 pub mod show;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use crate::limits;
 use crate::search::Mode;
 use crate::search::list::Suffixes;
+use crate::upstream::budget::{Budget, Plan};
 use crate::upstream::headless::{self, Service};
 use crate::upstream::health::Endpoint;
 use crate::upstream::zones::Endpoints;
@@ -67,6 +69,24 @@ pub struct Forward {
     pub upstreams: Vec<Upstream>,
     /// The file with the authorities that vouch for its servers inside TLS.
     pub ca_file: Option<String>,
+    /// What may be sent to its servers.
+    pub plan: Plan,
+}
+
+impl Forward {
+    /// Budgets with a limit that its servers have, at most: their names, or how many without one.
+    fn budgets(&self) -> (Option<&str>, usize) {
+        let of = |upstream: &Upstream| match upstream {
+            Upstream::Server(_) => 1,
+            Upstream::ResolvConf(_) => resolv_conf::MAX_SERVERS,
+            Upstream::Headless(service) => headless::MAX_MEMBERS + service.bootstrap.len(),
+        };
+        match (&self.plan.group, self.plan.budget) {
+            (_, Budget::Unlimited) => (None, 0),
+            (Some(name), _) => (Some(name), 1),
+            (None, _) => (None, self.upstreams.iter().map(of).sum()),
+        }
+    }
 }
 
 /// Where servers are.
@@ -134,7 +154,11 @@ impl Config {
         }
         let encrypted = |endpoint: &&&Endpoint| endpoint.identity.is_some();
         let encrypted_servers = servers.iter().filter(encrypted).count();
+        let budgets = self.forward.iter().map(Forward::budgets);
+        let named: std::collections::HashSet<&str> = budgets.clone().filter_map(|(name, _)| name).collect();
+        let unnamed = budgets.filter(|(name, _)| name.is_none()).map(|(_, count)| count).sum::<usize>();
         limits::Settings {
+            budgets: (named.len() + unnamed) as u64,
             workers: self.workers as u64,
             listen: self.listen.len() as u64,
             plain_servers: (servers.len() - encrypted_servers + many + bootstraps) as u64,

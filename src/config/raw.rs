@@ -41,6 +41,8 @@ pub struct Raw {
     pub admin: Option<Written<String>>,
     /// `tls.ca_file`
     pub ca_file: Option<Written<String>>,
+    /// The `budget` of the zone `.`, whichever layer has that zone
+    pub upstream_budget: Option<Written<String>>,
     /// `[[forward]]`, in the order written
     pub forward: Vec<RawForward>,
 }
@@ -54,6 +56,17 @@ pub struct RawForward {
     pub upstreams: Written<Vec<String>>,
     /// Its file of authorities.
     pub ca_file: Option<Written<String>>,
+    /// What its servers may be sent.
+    pub budget: Option<Written<String>>,
+    /// With whom they share it.
+    pub budget_group: Option<Written<String>>,
+}
+
+impl RawForward {
+    /// One of which only this is written.
+    pub fn new(zone: Written<String>, upstreams: Written<Vec<String>>) -> RawForward {
+        RawForward { zone, upstreams, ca_file: None, budget: None, budget_group: None }
+    }
 }
 
 impl Raw {
@@ -79,6 +92,7 @@ impl Raw {
             cluster_domain: self.cluster_domain.or(earlier.cluster_domain),
             admin: self.admin.or(earlier.admin),
             ca_file: self.ca_file.or(earlier.ca_file),
+            upstream_budget: self.upstream_budget.or(earlier.upstream_budget),
             forward,
         }
     }
@@ -149,6 +163,8 @@ struct ForwardTable {
     zone: Spanned<String>,
     upstreams: Spanned<Vec<String>>,
     ca_file: Option<Spanned<String>>,
+    budget: Option<Spanned<String>>,
+    budget_group: Option<Spanned<String>>,
 }
 
 impl File {
@@ -166,6 +182,7 @@ impl File {
             cluster_domain: places.optional(self.search.cluster_domain),
             admin: places.optional(self.admin.listen),
             ca_file: places.optional(self.tls.ca_file),
+            upstream_budget: None,
             forward: self.forward.into_iter().map(|table| places.forward(table)).collect(),
         }
     }
@@ -197,6 +214,8 @@ impl Places<'_> {
             zone: self.one(table.zone),
             upstreams: self.one(table.upstreams),
             ca_file: self.optional(table.ca_file),
+            budget: self.optional(table.budget),
+            budget_group: self.optional(table.budget_group),
         }
     }
 

@@ -71,6 +71,10 @@ pub fn toml(config: &Config) -> String {
         if let Some(file) = &forward.ca_file {
             let _ = writeln!(out, "ca_file = {file:?}");
         }
+        let _ = writeln!(out, "budget = {:?}", forward.plan.budget.to_string());
+        if let Some(group) = &forward.plan.group {
+            let _ = writeln!(out, "budget_group = {group:?}");
+        }
     }
     let lines = limits::sums(&config.settings());
     let _ = writeln!(out, "\n# At most:");
@@ -98,6 +102,8 @@ pub fn json(config: &Config) -> Value {
                 "upstreams": texts(&forward.upstreams),
                 "resolv_conf": nameservers(&forward.upstreams),
                 "ca_file": forward.ca_file,
+                "budget": forward.plan.budget.to_string(),
+                "budget_group": forward.plan.group,
             })
         })
         .collect();

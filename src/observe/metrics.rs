@@ -10,6 +10,7 @@ use super::cells::{Cells, Event, RCODES, Sum, TYPES};
 use crate::cache::Level;
 use crate::query::{Family, Proto};
 use crate::resolve::Shared;
+use crate::upstream::group::Figures;
 use crate::wire::iana::Rcode;
 
 /// Everything that is exported.
@@ -75,6 +76,7 @@ impl Collector for Counters {
             self.search(),
             self.cache(),
             self.upstream(),
+            self.budgets(),
             self.build(),
         ]
         .concat()
@@ -290,6 +292,66 @@ impl Counters {
                 "TCP segments sent to a server, as the kernel counts them.",
                 &["server"],
                 segments,
+            ),
+        ]
+        .concat()
+    }
+
+    fn budgets(&self) -> Vec<MetricFamily> {
+        let groups = self.shared.upstreams.zones.groups();
+        let figures: Vec<_> = groups.iter().map(|group| (group.name.as_str(), group.figures())).collect();
+        let each = |of: fn(&Figures) -> u64| -> Vec<_> {
+            figures.iter().map(|(name, figures)| (vec![*name], of(figures))).collect()
+        };
+        let refused = figures
+            .iter()
+            .flat_map(|(name, figures)| figures.refused.map(|(why, count)| (vec![*name, why.name()], count)));
+        let limited = figures.iter().filter_map(|(name, figures)| Some((*name, figures, figures.rate?)));
+        let waiting = limited.clone().flat_map(|(name, figures, _)| {
+            figures.waiting.map(|(class, count)| (vec![name, class.name()], count))
+        });
+        [
+            family(
+                "nodens_upstream_packets_total",
+                "Packets sent to the servers of a budget, segments of streams included.",
+                &["budget"],
+                each(|figures| figures.sent),
+            ),
+            family(
+                "nodens_upstream_answers_total",
+                "Questions that the servers of a budget answered, tries counted one by one.",
+                &["budget"],
+                each(|figures| figures.answered),
+            ),
+            family(
+                "nodens_upstream_retries_total",
+                "Of the tries: those of a question that had been sent before.",
+                &["budget"],
+                each(|figures| figures.retries),
+            ),
+            family(
+                "nodens_upstream_hedges_total",
+                "Of the tries: those with a second server while the first was later than it mostly is.",
+                &["budget"],
+                each(|figures| figures.hedges),
+            ),
+            family(
+                "nodens_upstream_refused_total",
+                "Questions and retries that had no turn, by reason.",
+                &["budget", "reason"],
+                refused.collect(),
+            ),
+            gauges(
+                "nodens_upstream_rate",
+                "Packets a second that may be sent to the servers of a budget that has a limit.",
+                &["budget"],
+                limited.clone().map(|(name, _, rate)| (vec![name], rate)).collect(),
+            ),
+            gauges(
+                "nodens_upstream_waiting",
+                "Questions that wait for their turn, by class.",
+                &["budget", "class"],
+                waiting.collect(),
             ),
         ]
         .concat()

@@ -92,6 +92,15 @@ impl fmt::Display for Budget {
     }
 }
 
+/// What the servers of a zone may be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// How much.
+    pub budget: Budget,
+    /// With whom they share it: all servers of this name; without one each address has a budget of its own.
+    pub group: Option<String>,
+}
+
 /// Microseconds in a second, what the limiter is refilled with.
 const SECOND: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 /// What the limiter can save up: a burst at the least rate.

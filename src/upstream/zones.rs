@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
+use super::budget::Plan;
+use super::group::Group;
 use super::health::{Endpoint, Server};
 use super::loops;
 use super::sources::Source;
@@ -37,13 +39,14 @@ impl Servers {
 pub struct Zone {
     /// The zone's name.
     pub name: Name,
+    plan: Plan,
     servers: ArcSwap<Servers>,
 }
 
 impl Zone {
     /// A zone with these servers.
     pub fn new(name: Name, servers: Servers) -> Zone {
-        Zone { name, servers: ArcSwap::from_pointee(servers) }
+        Zone { name, plan: Plan::default(), servers: ArcSwap::from_pointee(servers) }
     }
 
     /// Its servers now.
@@ -98,6 +101,8 @@ pub struct Zones {
 #[derive(Default)]
 struct Known {
     servers: Vec<Arc<Server>>,
+    /// Budgets by name, as long as a server has them.
+    groups: HashMap<String, Weak<Group>>,
     next_number: usize,
 }
 
@@ -112,6 +117,13 @@ impl Zones {
             changes: watch::channel(()).0,
             failure_begins: Arc::default(),
             sources: Mutex::default(),
+        }
+    }
+
+    /// Says what the servers of a zone may be sent, those that it gets from now on. Of a server of two zones the first says it.
+    pub fn plan(&mut self, name: &Name, plan: Plan) {
+        if let Some(zone) = self.by_name.get_mut(&key(name)) {
+            zone.plan = plan;
         }
     }
 
@@ -130,6 +142,13 @@ impl Zones {
         self.known().servers.clone()
     }
 
+    /// The budgets of all these servers, by name.
+    pub fn groups(&self) -> Vec<Arc<Group>> {
+        let mut groups: Vec<_> = self.known().groups.values().filter_map(Weak::upgrade).collect();
+        groups.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        groups
+    }
+
     /// Says when servers came or went.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
@@ -140,14 +159,16 @@ impl Zones {
         let Some(zone) = self.by_name.get(&key(name)) else { return };
         {
             let mut known = self.known();
-            let mut servers =
-                |of: &[Endpoint]| of.iter().map(|endpoint| known.server(endpoint, self)).collect::<Vec<_>>();
+            let mut servers = |of: &[Endpoint]| {
+                of.iter().map(|endpoint| known.server(endpoint, &zone.plan, self)).collect::<Vec<_>>()
+            };
             let set = Servers {
                 members: servers(&endpoints.members),
                 last_resort: servers(&endpoints.last_resort),
             };
             zone.servers.store(Arc::new(set));
             known.servers.retain(|server| self.iter().any(|zone| zone.has(server)));
+            known.groups.retain(|_, group| group.strong_count() > 0);
         }
         self.changes.send_replace(());
     }
@@ -196,12 +217,12 @@ fn key(name: &Name) -> Box<[u8]> {
 }
 
 impl Known {
-    fn server(&mut self, endpoint: &Endpoint, zones: &Zones) -> Arc<Server> {
+    fn server(&mut self, endpoint: &Endpoint, plan: &Plan, zones: &Zones) -> Arc<Server> {
         if let Some(known) = self.servers.iter().find(|server| server.endpoint == *endpoint) {
             return Arc::clone(known);
         }
-        let new = Server::new(self.next_number, endpoint.clone()).that_tells(&zones.failure_begins);
-        let new = Arc::new(new);
+        let new = Server::new(self.next_number, endpoint.clone());
+        let new = Arc::new(new.that_tells(&zones.failure_begins).in_group(self.group(endpoint, plan)));
         self.next_number += 1;
         if loops::is_own(endpoint.addr, &zones.listening) {
             new.health().is_ourselves();
@@ -213,11 +234,22 @@ impl Known {
         self.servers.push(Arc::clone(&new));
         new
     }
+
+    fn group(&mut self, endpoint: &Endpoint, plan: &Plan) -> Arc<Group> {
+        let name = plan.group.clone().unwrap_or_else(|| endpoint.addr.ip().to_string());
+        if let Some(known) = self.groups.get(&name).and_then(Weak::upgrade) {
+            return known;
+        }
+        let group = Arc::new(Group::new(name.clone(), plan.budget));
+        self.groups.insert(name, Arc::downgrade(&group));
+        group
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::budget::Budget;
     use crate::upstream::health::Transport;
 
     fn name(text: &str) -> Name {
@@ -267,6 +299,30 @@ mod tests {
         assert_eq!(numbers(&zones), [0, 1]);
         zones.set(&name("."), &endpoints(&[2]));
         assert_eq!(numbers(&zones), [1]);
+    }
+
+    #[test]
+    fn servers_share_budgets_as_planned() {
+        let mut zones = Zones::new([".", "corp", "lab"].map(name), vec![]);
+        let plan = |text: &str, group: Option<&str>| Plan {
+            budget: Budget::from_text(text).unwrap(),
+            group: group.map(Into::into),
+        };
+        zones.plan(&name("."), plan("aws", Some("aws")));
+        zones.plan(&name("corp"), plan("100/s", None));
+        zones.plan(&name("lab"), plan("aws", Some("aws")));
+        zones.set(&name("."), &endpoints(&[1, 2]));
+        zones.set(&name("corp"), &endpoints(&[3, 4]));
+        zones.set(&name("lab"), &endpoints(&[5]));
+        let groups: Vec<_> = zones.servers().iter().map(|server| Arc::clone(&server.group)).collect();
+        let names: Vec<_> = groups.iter().map(|group| group.name.as_str()).collect();
+        assert_eq!(names, ["aws", "aws", "192.0.2.3", "192.0.2.4", "aws"]);
+        assert!(Arc::ptr_eq(&groups[0], &groups[4]) && !Arc::ptr_eq(&groups[2], &groups[3]));
+        zones.set(&name("."), &endpoints(&[6]));
+        assert!(
+            Arc::ptr_eq(&zones.servers().last().unwrap().group, &groups[0]),
+            "it outlives its servers' change"
+        );
     }
 
     #[test]
