@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::super::Class;
+use super::super::fairness::Refused;
 use super::super::health::TryFailure;
-use super::super::simulation::{Network, Seen, endpoint, local, zones};
+use super::super::simulation::{Network, Seen, endpoint, local, zones, zones_with};
 use super::super::standing::Waiter;
 use super::super::udp::Arrival;
 use super::super::zones::Endpoints;
@@ -47,6 +48,19 @@ fn standing() -> Arc<Standing> {
 
 fn servers(count: usize) -> Vec<Arc<Server>> {
     zones(count).servers()
+}
+
+/// Servers that share a budget.
+fn servers_with(count: usize, budget: &str) -> Vec<Arc<Server>> {
+    zones_with(count, budget).servers()
+}
+
+/// Makes the time that nineteen of twenty answers take known, and equal, for all of them.
+async fn answer_for_a_while(network: &Network, servers: &[Arc<Server>]) {
+    network.becomes(|seen| reply(10, seen.a(60)));
+    for _ in 0..200 * servers.len() {
+        ask_once(network, servers).await;
+    }
 }
 
 fn reply(after: u32, message: Vec<u8>) -> Vec<(Duration, Arrival)> {
@@ -305,6 +319,161 @@ async fn the_last_resort_is_asked_third_or_before_those_that_fail() {
             ask(&network, zone, &question(), &standing()).await.unwrap();
         }
         assert!(network.seen()[before..].iter().all(|seen| seen.server != 4), "members share the questions");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_server_is_asked_when_the_first_is_later_than_it_mostly_is() {
+    local(async {
+        let (network, two) = (Network::new(|_| vec![]), servers_with(2, "10000/s"));
+        answer_for_a_while(&network, &two).await;
+        // The first packet of a question is lost, whichever server it goes to.
+        let mut first = true;
+        network.becomes(
+            move |seen| if std::mem::replace(&mut first, false) { vec![] } else { reply(10, seen.a(60)) },
+        );
+        let run = ask_once(&network, &two).await;
+        assert_eq!((run.result.unwrap().kind, run.seen.len()), (Kind::Data, 2));
+        assert!(run.took < MS * 30 && run.seen[0].server != run.seen[1].server, "{:?}", run.took);
+        assert_eq!(two[0].group.figures().hedges, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_second_server_is_asked_early_where_the_rate_is_used_up_or_the_second_fails() {
+    local(async {
+        let network = Network::new(|_| vec![]);
+        let (two, failing) = (servers_with(2, "200/s"), servers_with(2, "10000/s"));
+        for servers in [&two, &failing] {
+            answer_for_a_while(&network, servers).await;
+        }
+        network.becomes(|seen| reply(100, seen.a(60)));
+        let all: Vec<_> = (0..30)
+            .map(|_| {
+                let (network, two) = (network.clone(), two.clone());
+                tokio::task::spawn_local(async move { ask_once(&network, &two).await.result.unwrap().kind })
+            })
+            .collect();
+        for one in all {
+            assert_eq!(one.await.unwrap(), Kind::Data);
+        }
+        let hedges = two[0].group.figures().hedges;
+        assert!(hedges <= 5, "{hedges}: none while others wait");
+        (0..20).for_each(|_| failing[1].failed(TryFailure::Timeout, Instant::now()));
+        for _ in 0..5 {
+            assert_eq!(ask_once(&network, &failing).await.seen.len(), 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_packet_comes_out_of_the_budget() {
+    local(async {
+        let network = Network::new(|seen| match seen.over {
+            Transport::Udp => reply(5, seen.reply(Flags::TC, [0; 3], &[])),
+            _ => reply(5, seen.a(60)),
+        });
+        let one = servers_with(1, "10/s");
+        let run = ask_once(&network, &one).await;
+        assert_eq!((run.result.unwrap().kind, run.seen.len()), (Kind::Data, 2));
+        assert_eq!(one[0].group.figures().sent, 1, "a stream is counted by its segments, which the kernel does");
+        probe(&network, &one[0], &question().octets, &Standing::of(Waiter::ourselves(Class::Prefetch))).await;
+        assert_eq!(one[0].group.figures().sent, 2);
+        // Five were there; a datagram, a stream of two and a probe have been taken.
+        let run = ask_once(&network, &one).await;
+        assert!(run.took > MS * 50, "{:?}: the stream had to wait", run.took);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_without_a_turn_is_refused_in_time_and_nothing_is_sent() {
+    local(async {
+        let network = Network::new(|seen| reply(5, seen.a(60)));
+        let one = servers_with(1, "10/s");
+        for _ in 0..5 {
+            ask_once(&network, &one).await;
+        }
+        let all: Vec<_> = (0..40)
+            .map(|_| {
+                let (network, one) = (network.clone(), one.clone());
+                tokio::task::spawn_local(
+                    async move { (ask_once(&network, &one).await.result, Instant::now()) },
+                )
+            })
+            .collect();
+        let start = Instant::now();
+        let mut answered = 0;
+        for task in all {
+            let (result, at) = task.await.unwrap();
+            match result {
+                Ok(_) => answered += 1,
+                Err(why) => {
+                    assert_eq!((why, at), (Failure::Refused(Refused::Deadline), start), "at once");
+                }
+            }
+        }
+        // Ten a second, for as long as a question may wait that still needs a try.
+        assert_eq!(answered, 15);
+        assert_eq!(network.seen().len(), 5 + answered);
+    })
+    .await;
+}
+
+/// SERVFAIL or REFUSED at once from a server that answered well for the same domain a moment ago.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_may_be_a_limiters_is_asked_once_more_where_much_is_asked() {
+    local(async {
+        let network = Network::new(|_| vec![]);
+        let one = servers_with(1, "adaptive");
+        network.becomes(|seen| reply(1, seen.reply(5, [0; 3], &[])));
+        let run = ask_once(&network, &one).await;
+        assert_eq!(
+            (run.result.unwrap().rcode, run.seen.len(), run.took),
+            (Rcode::REFUSED, 1, MS),
+            "an honest one"
+        );
+        answer_for_a_while(&network, &one).await;
+        let mut first = true;
+        network.becomes(move |seen| {
+            reply(
+                1,
+                if std::mem::replace(&mut first, false) { seen.reply(5, [0; 3], &[]) } else { seen.a(60) },
+            )
+        });
+        let run = ask_once(&network, &one).await;
+        assert_eq!((run.result.unwrap().kind, run.seen.len()), (Kind::Data, 2));
+        network.becomes(|seen| reply(1, seen.reply(5, [0; 3], &[])));
+        let run = ask_once(&network, &one).await;
+        assert_eq!((run.result.unwrap().rcode, run.seen.len()), (Rcode::REFUSED, 2), "once, not more");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(ask_once(&network, &one).await.seen.len(), 1, "little is asked now");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_left_alone_is_tried_again_by_one_question() {
+    local(async {
+        let network = Network::new(|seen| if seen.server == 0 { vec![] } else { reply(5, seen.a(60)) });
+        let two = servers(2);
+        (0..3).for_each(|_| two[0].failed(TryFailure::Timeout, Instant::now()));
+        tokio::time::sleep(MS * 250).await;
+        let before = network.seen().len();
+        let all: Vec<_> = (0..100)
+            .map(|_| {
+                let (network, two) = (network.clone(), two.clone());
+                tokio::task::spawn_local(async move { ask_once(&network, &two).await.result.unwrap().kind })
+            })
+            .collect();
+        for one in all {
+            assert_eq!(one.await.unwrap(), Kind::Data);
+        }
+        let to_it = network.seen()[before..].iter().filter(|seen| seen.server == 0).count();
+        assert_eq!(to_it, 1);
     })
     .await;
 }

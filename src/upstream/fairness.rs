@@ -234,7 +234,7 @@ impl<T> Queue<T> {
     }
 
     /// How long a new place waits: for all better classes, then for as many of each client of its own as it
-    /// has questions of its own before it, if so many are there. Retries have their share of the turns instead.
+    /// has questions of its own before it, if so many are there, and for its own packet. Retries have their share of the turns instead.
     fn wait(&self, rate: f64, place: &Place) -> Duration {
         let own = self.rounds.get(place.class as usize).map_or(0, |round| {
             let mine = round.clients.get(&place.client).map_or(0, |flow| flow.places);
@@ -246,7 +246,7 @@ impl<T> Queue<T> {
             let better = Class::ALL.into_iter().take_while(|class| *class < place.class);
             better.map(|class| self.len_of(class)).sum::<usize>() + own
         };
-        Duration::from_secs_f64(before as f64 / rate.max(1.0))
+        Duration::from_secs_f64((before + 1) as f64 / rate.max(1.0))
     }
 
     /// Puts out the last to come of the least urgent class, if that is less urgent than this one.

@@ -96,7 +96,7 @@ impl Group {
     /// Asks for a turn to send something to a server, for everybody who waits for it.
     pub fn ask(self: &Arc<Self>, standing: &Arc<Standing>, spot: Spot, what: What, is_stream: bool) -> Turn {
         if self.book.is_none() {
-            return Turn::Now(self.sends(spot, what, None));
+            return Turn::Now(self.sends(spot, what, is_stream, None));
         }
         let mut turn = None;
         let asked = standing.enter(self, what, |places| {
@@ -121,10 +121,10 @@ impl Group {
             asked
         });
         match (asked, turn) {
-            (Asked::Go(permit), _) => Turn::Now(self.sends(spot, what, Some(permit))),
+            (Asked::Go(permit), _) => Turn::Now(self.sends(spot, what, is_stream, Some(permit))),
             (Asked::Wait(ticket), Some(turn)) => {
                 let (group, standing) = (Arc::clone(self), Arc::clone(standing));
-                Turn::Wait(Wait { group, standing, turn, ticket, spot, what })
+                Turn::Wait(Wait { group, standing, turn, ticket, spot, what, is_stream })
             }
             (Asked::No(why), _) => Turn::No(self.refused(why)),
             (Asked::Wait(_), None) => Turn::No(self.refused(Refused::Full)),
@@ -151,11 +151,11 @@ impl Group {
 
     /// Segments of streams that have gone out.
     pub fn streamed(&self, segments: u32) {
-        let Some(mut book) = self.book() else { return count(&self.counts.sent, segments) };
+        count(&self.counts.sent, segments);
+        let Some(mut book) = self.book() else { return };
         let paid = book.taken_for_streams.min(segments);
         book.taken_for_streams -= paid;
         book.ledger.streamed(segments - paid);
-        count(&self.counts.sent, segments - paid);
     }
 
     /// Time on the clock that the book is told.
@@ -176,8 +176,15 @@ impl Group {
         self.book.as_ref().map(|book| book.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn sends(self: &Arc<Self>, spot: Spot, what: What, permit: Option<ledger::Permit>) -> Permit {
-        count(&self.counts.sent, 1);
+    /// What goes over a stream is counted by its segments.
+    fn sends(
+        self: &Arc<Self>,
+        spot: Spot,
+        what: What,
+        is_stream: bool,
+        permit: Option<ledger::Permit>,
+    ) -> Permit {
+        count(&self.counts.sent, u32::from(!is_stream));
         count(&self.counts.retries, u32::from(what == What::Retry));
         Permit { group: Arc::clone(self), spot, permit, state: State::Open }
     }
@@ -195,17 +202,17 @@ impl Group {
         let mut given = Vec::new();
         let next = loop {
             match book.ledger.next(self.now()) {
-                Next::Go(told, permit) => given.push((told, permit)),
-                Next::Late(_) => {}
+                Next::Go(told, permit) => given.push((told, Ok(permit))),
+                Next::Late(told) => given.push((told, Err(Refused::Deadline))),
                 Next::In(wait) => break Some(wait),
                 Next::Nobody => break None,
             }
         };
         book.is_paced &= !by_pacer || next.is_some();
         drop(book);
-        for (told, permit) in given {
+        for (told, turn) in given {
             // Whoever waited may have gone away in this moment.
-            if let Err(permit) = told.send(permit)
+            if let Err(Ok(permit)) = told.send(turn)
                 && let Some(mut book) = self.book()
             {
                 book.ledger.forgotten(permit);
@@ -227,7 +234,7 @@ impl Group {
 }
 
 /// The book of questions that are told by a channel when their turn has come.
-type Line = Ledger<oneshot::Sender<ledger::Permit>>;
+type Line = Ledger<oneshot::Sender<Result<ledger::Permit, Refused>>>;
 
 /// What a name's look-ups have in common with others', as far as a name tells: its last two labels, or three below one such as `co.uk`.
 fn parent_domain(qname: &[u8]) -> &[u8] {
@@ -277,10 +284,11 @@ fn count(counter: &AtomicU64, packets: u32) {
 pub struct Wait {
     group: Arc<Group>,
     standing: Arc<Standing>,
-    turn: oneshot::Receiver<ledger::Permit>,
+    turn: oneshot::Receiver<Result<ledger::Permit, Refused>>,
     ticket: Ticket,
     spot: Spot,
     what: What,
+    is_stream: bool,
 }
 
 impl Wait {
@@ -292,7 +300,10 @@ impl Wait {
         loop {
             let by = self.standing.turn_by(self.what);
             match timeout_at(by, &mut self.turn).await {
-                Ok(Ok(permit)) => return Ok(self.group.sends(self.spot, self.what, Some(permit))),
+                Ok(Ok(Ok(permit))) => {
+                    return Ok(self.group.sends(self.spot, self.what, self.is_stream, Some(permit)));
+                }
+                Ok(Ok(Err(why))) => return Err(self.group.refused(why)),
                 Ok(Err(_)) => return Err(self.group.refused(Refused::Full)),
                 Err(_) if self.standing.turn_by(self.what) > by => {}
                 Err(_) => return Err(self.group.refused(Refused::Deadline)),
@@ -306,7 +317,8 @@ impl Drop for Wait {
         self.standing.leave();
         let turn = self.turn.try_recv();
         self.group.told(|ledger, _| match turn {
-            Ok(permit) => ledger.forgotten(permit),
+            Ok(Ok(permit)) => ledger.forgotten(permit),
+            Ok(Err(_)) => {}
             Err(_) => ledger.leave(self.ticket),
         });
     }

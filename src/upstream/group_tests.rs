@@ -182,8 +182,8 @@ async fn segments_of_streams_count() {
         let standing = Standing::of(waiter(1, Class::Client));
         assert!(matches!(group.ask(&standing, SPOT, What::Question, true), Turn::Now(_)));
         group.streamed(12);
-        assert_eq!(group.figures().sent, 5 + 1 + 10, "two were taken for the question");
-        // A burst less two is left, ten are owed.
+        assert_eq!(group.figures().sent, 5 + 12);
+        // Two were taken for the question: a burst less these is left, ten are owed.
         let waited = turn(&group, &standing).await.unwrap();
         assert!((MS * 78..=MS * 82).contains(&waited), "{waited:?}");
     })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::budget::{Budget, Plan};
 use super::health::{Endpoint, Server, Transport};
 use super::udp::{Arrival, Arrivals};
 use super::zones::{Endpoints, Zones};
@@ -151,7 +152,14 @@ impl Carrier for Network {
 
 /// Zones with one zone, the root, of so many servers.
 pub fn zones(servers: usize) -> Zones {
-    let zones = Zones::new([Name::ROOT], vec![]);
+    zones_with(servers, "none")
+}
+
+/// The same with a budget that all servers share.
+pub fn zones_with(servers: usize, budget: &str) -> Zones {
+    let mut zones = Zones::new([Name::ROOT], vec![]);
+    let budget = Budget::from_text(budget).unwrap();
+    zones.plan(&Name::ROOT, Plan { budget, group: Some("all".into()) });
     let members = (0..servers).map(endpoint).collect();
     zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
     zones

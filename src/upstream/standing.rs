@@ -44,7 +44,7 @@ struct Waits {
     /// Up to [`MAX_PLACES`] different clients.
     waiters: Vec<Waiter>,
     latest: Option<Instant>,
-    line: Option<(Arc<Group>, Ticket)>,
+    line: Option<(Arc<Group>, Ticket, What)>,
 }
 
 impl Standing {
@@ -70,8 +70,8 @@ impl Standing {
         } else {
             return;
         }
-        if let Some((group, ticket)) = &waits.line {
-            group.also(*ticket, waiter.place(group, waiter.deadline));
+        if let Some((group, ticket, what)) = &waits.line {
+            group.also(*ticket, waiter.place(group, *what));
         }
     }
 
@@ -87,14 +87,11 @@ impl Standing {
             Place { client: Ipv4Addr::UNSPECIFIED.into(), class: Class::Prefetch, deadline: Duration::ZERO };
         let mut places = [nobody; MAX_PLACES];
         for (place, waiter) in places.iter_mut().zip(&waits.waiters) {
-            *place = waiter.place(group, what.turn_by(waiter.deadline));
-            if what == What::Retry {
-                place.class = place.class.max(Class::Retry);
-            }
+            *place = waiter.place(group, what);
         }
         let asked = ask(places.get(..waits.waiters.len()).unwrap_or_default());
         if let Asked::Wait(ticket) = asked {
-            waits.line = Some((Arc::clone(group), ticket));
+            waits.line = Some((Arc::clone(group), ticket, what));
         }
         asked
     }
@@ -115,8 +112,9 @@ impl Standing {
 }
 
 impl Waiter {
-    fn place(&self, group: &Group, turn_by: Instant) -> Place {
-        Place { client: self.client, class: self.class, deadline: group.time(turn_by) }
+    fn place(&self, group: &Group, what: What) -> Place {
+        let class = if what == What::Retry { self.class.max(Class::Retry) } else { self.class };
+        Place { client: self.client, class, deadline: group.time(what.turn_by(self.deadline)) }
     }
 }
 

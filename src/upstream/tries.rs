@@ -255,6 +255,8 @@ impl<'o> Tries<'o> {
 
     /// Makes a try, or puts it in line.
     fn want(&mut self, next: Next, what: What) -> Result<(), Refused> {
+        // A question stands in one line at a time.
+        self.pending = None;
         let spot = next.server.spot(self.question);
         match next.server.group.ask(self.standing, spot, what, next.over != Transport::Udp) {
             Turn::Now(permit) => self.make(next, permit),

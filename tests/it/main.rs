@@ -28,4 +28,5 @@ mod search;
 mod stale;
 mod stop;
 mod streams;
+mod upstream_limits;
 mod upstreams;
