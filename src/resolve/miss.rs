@@ -173,6 +173,8 @@ pub enum Refusal {
 
 /// How a flight ends: with what everybody gets, or refused.
 pub type Landed = Result<Arc<Entry>, Refused>;
+/// How much later than with a stale answer a client is answered that has none: [`DEADLINE`] after its question.
+const AFTER_STALE: Duration = DEADLINE.saturating_sub(CLIENT_RESPONSE);
 /// The time that a flight has to land at its deadline, for those who wait until then.
 const LANDING: Duration = Duration::from_millis(10);
 /// Flights in a row that a question follows: if they were refused or given up, it is none of its own doing.
@@ -222,7 +224,7 @@ async fn ask(
         return Ok(keep(resolver, &wanted.key, denial, client));
     }
     let mut place = Some(shared.waiting.enter(client).map_err(Refusal::Full)?);
-    let waiter = Waiter { client, class: Class::Client, deadline: Instant::now() + DEADLINE };
+    let waiter = Waiter { client, class: Class::Client, deadline: respond_by + AFTER_STALE };
     for _ in 0..MAX_FOLLOWED {
         let (landing, leads) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
             Joined::Follow(landing) => {
@@ -328,11 +330,11 @@ async fn fly(
     let standing = Arc::clone(lead.standing());
     let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, &question, &standing));
     let in_time = loop {
-        let by = standing.deadline();
+        let by = standing.over_by();
         match timeout_at(by, &mut exchange).await {
             Ok(ended) => break Some(ended),
-            // Somebody has joined who can wait for longer.
-            Err(_) if standing.deadline() > by => {}
+            // Its turn came later than it could have, or somebody has joined who can wait for it for longer.
+            Err(_) if standing.over_by() > by => {}
             Err(_) => break None,
         }
     };

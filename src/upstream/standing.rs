@@ -44,6 +44,8 @@ struct Waits {
     /// Up to [`MAX_PLACES`] different clients.
     waiters: Vec<Waiter>,
     latest: Option<Instant>,
+    /// When its first packet went out.
+    begun: Option<Instant>,
     line: Option<(Arc<Group>, Ticket, What)>,
 }
 
@@ -75,9 +77,15 @@ impl Standing {
         }
     }
 
-    /// The latest deadline of all who wait; in the past where nobody does.
-    pub fn deadline(&self) -> Instant {
-        self.waits().latest.unwrap_or_else(Instant::now)
+    /// When it is over: an exchange has [`DEADLINE`] from its first packet, and until then as long as somebody waits for its turn.
+    pub fn over_by(&self) -> Instant {
+        let waits = self.waits();
+        waits.begun.map(|begun| begun + DEADLINE).or(waits.latest).unwrap_or_else(Instant::now)
+    }
+
+    /// Its first packet goes out.
+    pub(super) fn begin(&self) {
+        self.waits().begun.get_or_insert_with(Instant::now);
     }
 
     /// Puts the question in line at a group, for all who wait.
@@ -98,7 +106,7 @@ impl Standing {
 
     /// Until when a turn is of use to anybody.
     pub(super) fn turn_by(&self, what: What) -> Instant {
-        what.turn_by(self.deadline())
+        what.turn_by(self.waits().latest.unwrap_or_else(Instant::now))
     }
 
     /// The question stands in line no more.
@@ -154,7 +162,7 @@ mod tests {
         let standing = Standing::of(waiter(1, Class::Prefetch, now + 9 * SECOND));
         standing.join(waiter(1, Class::Client, now + SECOND));
         standing.join(waiter(2, Class::Refresh, now + 2 * SECOND));
-        assert_eq!(standing.deadline(), now + 9 * SECOND);
+        assert_eq!(standing.over_by(), now + 9 * SECOND);
         let seen = places(&standing, What::Question);
         assert_eq!(seen.iter().map(|place| place.class).collect::<Vec<_>>(), [Class::Client, Class::Refresh]);
         assert_eq!(seen[1].deadline, 2 * SECOND - TRY_TIMEOUT);
@@ -171,6 +179,6 @@ mod tests {
         standing.join(waiter(99, Class::Client, now + SECOND));
         let seen = places(&standing, What::Question);
         assert_eq!((seen.len(), seen[0].client), (MAX_PLACES, [192, 0, 2, 99].into()));
-        assert_eq!(standing.deadline(), now + SECOND);
+        assert_eq!(standing.over_by(), now + SECOND);
     }
 }

@@ -232,7 +232,7 @@ impl<'o> Tries<'o> {
 
     /// An answer to the next try may be of use to somebody.
     fn has_time(&self) -> bool {
-        self.next_at < self.standing.deadline()
+        self.next_at < self.standing.over_by()
     }
 
     /// A retry without a turn counts as a try that was not answered, unless there is something to say already.
@@ -277,6 +277,7 @@ impl<'o> Tries<'o> {
 
     fn make(&mut self, next: Next, permit: Permit) {
         let Next { server, over, held } = next;
+        self.standing.begin();
         let (number, now) = (self.made.len(), Instant::now());
         let (with_edns, mixed, patience) = {
             let health = server.health();
