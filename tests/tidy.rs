@@ -127,7 +127,8 @@ fn what_decides_has_no_socket_runtime_clock_or_chance_in_it() {
         let code = code(&path, &text);
         let is_of_upstream = path.starts_with("src/upstream")
             && DECIDES.iter().any(|file| path.ends_with(format!("{file}.rs")));
-        if ["wire", "query", "cache", "search", "limits"].contains(&module(&path).as_str()) || is_of_upstream {
+        if ["wire", "query", "cache", "search", "limits"].contains(&module(&path).as_str()) || is_of_upstream
+        {
             let found = OUTSIDE.iter().filter(|word| code.contains(**word));
             wrong.extend(found.map(|word| format!("{}: {word}", path.display())));
         }

@@ -379,7 +379,11 @@ async fn every_packet_comes_out_of_the_budget() {
         let one = servers_with(1, "10/s");
         let run = ask_once(&network, &one).await;
         assert_eq!((run.result.unwrap().kind, run.seen.len()), (Kind::Data, 2));
-        assert_eq!(one[0].group.figures().sent, 1, "a stream is counted by its segments, which the kernel does");
+        assert_eq!(
+            one[0].group.figures().sent,
+            1,
+            "a stream is counted by its segments, which the kernel does"
+        );
         probe(&network, &one[0], &question().octets, &Standing::of(Waiter::ourselves(Class::Prefetch))).await;
         assert_eq!(one[0].group.figures().sent, 2);
         // Five were there; a datagram, a stream of two and a probe have been taken.

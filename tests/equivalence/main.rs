@@ -121,9 +121,13 @@ fn exception(
             _ => {}
         }
     }
-    let passes = asked().any(|name| world.passes(&name, phase));
-    let is_as_with = |has| run(&world.with_passing(has), Mode::Off, &[]).outcomes[number] == *learned;
-    if passes && (is_better(learned, plain) || is_as_with(Has::Data)) {
+    let passing: Vec<String> = asked().filter(|name| world.passes(name, phase)).collect();
+    let passes = !passing.is_empty();
+    let is_as_with_data = || {
+        let outcomes = run(&world.with_passing(|_, _| Has::Data), Mode::Off, &[]).outcomes;
+        outcomes[number] == *learned
+    };
+    if passes && (is_better(learned, plain) || is_as_with_data()) {
         return Some("success where a retry here succeeds and the client's would not");
     }
     if is_stale() && (*plain == Outcome::Failed || is_better(learned, plain)) {
@@ -137,11 +141,26 @@ fn exception(
     if is_stale() && earlier.iter().any(same_base) {
         return Some("what an exception kept from being asked is not there later, stale");
     }
-    // A server that answers after so many questions gives the two ways other answers to the same look-up.
-    if passes && [Has::Servfail, Has::Silent].into_iter().any(is_as_with) {
+    if passes && is_as_without_passing(world, number, &passing, learned) {
         return Some("a failure that passes, and met another look-up");
     }
     None
+}
+
+/// A server that answers after so many questions gives the two ways other answers to the same look-up. True where an outcome is
+/// a plain cache's before servers that fail for good, or not at all, in each family of each name.
+fn is_as_without_passing(world: &World, number: usize, passing: &[String], learned: &Outcome) -> bool {
+    let passing = &passing[..passing.len().min(4)];
+    let all = (1u32 << (2 * passing.len())) - 1;
+    let is_as_with = |which: u32, how| {
+        let becomes = |name: &str, family| {
+            let place = passing.iter().position(|known| known == name);
+            let fails = place.map_or(which == all, |place| which >> (2 * place + family) & 1 == 1);
+            if fails { how } else { Has::Data }
+        };
+        run(&world.with_passing(becomes), Mode::Off, &[]).outcomes[number] == *learned
+    };
+    [Has::Servfail, Has::Silent].into_iter().any(|how| (1..=all).any(|which| is_as_with(which, how)))
 }
 
 /// True where an outcome is the other and more.

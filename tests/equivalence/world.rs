@@ -331,12 +331,12 @@ impl World {
         scripts.flat_map(|(phase, script)| script.iter().map(move |one| (phase, one)))
     }
 
-    /// The same where what fails and passes is something else from the start.
-    pub fn with_passing(&self, becomes: Has) -> World {
+    /// The same where what fails and passes is something else from the start, said of each name and family.
+    pub fn with_passing(&self, becomes: impl Fn(&str, usize) -> Has) -> World {
         let mut world = self.clone();
-        for has in world.phases.iter_mut().flat_map(|phase| phase.names.values_mut().flatten()) {
-            if has.passes() {
-                *has = becomes;
+        for (name, pair) in world.phases.iter_mut().flat_map(|phase| &mut phase.names) {
+            for (family, has) in pair.iter_mut().enumerate().filter(|(_, has)| has.passes()) {
+                *has = becomes(name, family);
             }
         }
         world

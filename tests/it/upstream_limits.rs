@@ -24,7 +24,8 @@ impl Limited {
     /// `rules` are nftables rules for what comes in on port 53 (`input`) and what goes out from there (`output`).
     fn new(input: &str, output: &str) -> Limited {
         let pod = Pod::of("limit");
-        let zone = "$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n* A 192.0.2.9\n";
+        let zone =
+            "$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n* A 192.0.2.9\n";
         let addr = SocketAddr::from((pod.own(), 53));
         let knotd = Authority::knotd_at(pod.exec("knotd"), addr, &[("example.com", zone.into())]);
         let limited = Limited { pod, _knotd: knotd };
@@ -34,7 +35,8 @@ impl Limited {
         limited.nft("add chain inet limit in { type filter hook input priority 0; }");
         limited.nft("add chain inet limit out { type filter hook output priority 0; }");
         limited.nft("add rule inet limit in udp dport 53 counter name came");
-        for (chain, rule) in [("in", input), ("out", output)].into_iter().filter(|(_, rule)| !rule.is_empty()) {
+        for (chain, rule) in [("in", input), ("out", output)].into_iter().filter(|(_, rule)| !rule.is_empty())
+        {
             limited.nft(&format!("add rule inet limit {chain} {rule} counter name dropped drop"));
         }
         limited
@@ -169,7 +171,10 @@ fn the_limit_of_a_resolver_is_found_and_kept_to() {
     }
     let limited = Limited::new("udp dport 53 limit rate over 1024/second burst 5 packets", "");
     let nodens = on_a_host_with(limited.addr());
-    let hot = || udp_from([127, 0, 5, 2].into(), nodens.addr, &query("hot.example.com", RecordType::A)).unwrap()[3] & 15;
+    let hot = || {
+        udp_from([127, 0, 5, 2].into(), nodens.addr, &query("hot.example.com", RecordType::A)).unwrap()[3]
+            & 15
+    };
     assert_eq!(hot(), 0);
     let crowd = Crowd::start([127, 0, 5, 1].into(), nodens.addr, "n", 3000);
     std::thread::sleep(Duration::from_secs(3));
