@@ -38,6 +38,7 @@ struct Way {
     outcomes: Vec<Outcome>,
     /// How many walks were composed.
     composed: u64,
+    uneven: usize,
     tally: Tally,
     /// When each phase and each look-up began.
     times: Vec<Duration>,
@@ -76,7 +77,13 @@ fn run(world: &World, mode: Mode, times: &[Duration]) -> Way {
                 outcomes.push(node.look_up(&world.clients[phase][look_up.client], look_up).await);
             }
         }
-        Way { outcomes, composed: node.composed(), tally: node.tally(), times: pace.times }
+        Way {
+            outcomes,
+            composed: node.composed(),
+            uneven: node.uneven(),
+            tally: node.tally(),
+            times: pace.times,
+        }
     })
 }
 
@@ -203,7 +210,12 @@ fn compare(world: &World) -> Comparison {
         ("composed", learned.composed > 0),
     ];
     let features = all.into_iter().filter(|(_, there)| *there).map(|(feature, _)| feature).collect();
-    Comparison { differences: told.collect(), features }
+    let mut differences: Vec<_> = told.collect();
+    if learned.uneven > 0 {
+        let what = format!("{} names composed in one family and denied in the other", learned.uneven);
+        differences.push(Difference { exception: None, what });
+    }
+    Comparison { differences, features }
 }
 
 fn is_wrong(world: &World) -> bool {

@@ -1,7 +1,7 @@
 //! A node under virtual time, and how its clients reach it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub struct Node {
     shared: Arc<Shared>,
     scribe: Scribe,
     tally: Tally,
+    uneven: usize,
 }
 
 /// How clients reach the node.
@@ -60,6 +61,9 @@ struct Door {
 #[derive(Default)]
 struct Seen {
     datagrams: HashMap<(String, usize), (u64, u64)>,
+    /// Names of which a family was answered with the end of the search, and names of which one was denied.
+    composed: HashSet<String>,
+    denied: HashSet<String>,
     tally: Tally,
 }
 
@@ -108,7 +112,14 @@ impl Node {
             })
             .collect();
         let Ok(workers) = workers.try_into() else { panic!("two workers") };
-        Node { workers: Rc::new(workers), turn: Rc::default(), shared, scribe, tally: Tally::default() }
+        Node {
+            workers: Rc::new(workers),
+            turn: Rc::default(),
+            shared,
+            scribe,
+            tally: Tally::default(),
+            uneven: 0,
+        }
     }
 
     pub async fn look_up(&mut self, client: &world::Client, look_up: &LookUp) -> Outcome {
@@ -121,7 +132,9 @@ impl Node {
         let outcome = client.libc.look_up(&look_up.name(), &client.conf, &door).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         self.scribe.turn(&self.shared);
-        let Tally { timeouts, retries, streams } = door.seen.borrow().tally;
+        let seen = door.seen.borrow();
+        self.uneven += seen.composed.intersection(&seen.denied).count();
+        let Tally { timeouts, retries, streams } = seen.tally;
         self.tally.timeouts += timeouts;
         self.tally.retries += retries;
         self.tally.streams += streams;
@@ -136,6 +149,12 @@ impl Node {
 
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Names of which one family was composed and the other denied in one look-up: whoever believes the denial does
+    /// without addresses that there are.
+    pub fn uneven(&self) -> usize {
+        self.uneven
     }
 }
 
@@ -160,15 +179,17 @@ impl Server for Door {
         let (resolver, mut out) = (self.worker(), vec![0; room]);
         let client = Client { addr: self.client, proto };
         let answered = resolver.answer(&packet, client, &resolver.batch(), &mut out);
-        let reply = match answered {
-            Answered::Reply(length) => read(&out[..length]),
+        let message = match answered {
+            Answered::Reply(length) => out[..length].to_vec(),
             Answered::ReplyAndPrefetch(length, prefetch) => {
                 tokio::task::spawn_local(prefetch::ahead(resolver, prefetch));
-                read(&out[..length])
+                out[..length].to_vec()
             }
             Answered::Silence => panic!("silence"),
-            Answered::Miss(missed) => read(&miss::answer(resolver, missed).await),
+            Answered::Miss(missed) => miss::answer(resolver, missed).await,
         };
+        let reply = read(&message);
+        self.seen.borrow_mut().told(&key.0, &message, reply.rcode);
         if !matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN) {
             tokio::time::sleep(FAILURES_COME_LATE).await;
         }
@@ -189,6 +210,16 @@ impl Seen {
         *asked += 1;
     }
 
+    fn told(&mut self, name: &str, message: &[u8], rcode: u8) {
+        if let Some(base) = alias(message).and_then(|target| base(&target.to_string()).map(String::from))
+            && name.starts_with(&base)
+        {
+            self.composed.insert(name.into());
+        } else if rcode == rcode::NXDOMAIN {
+            self.denied.insert(name.into());
+        }
+    }
+
     fn answered(&mut self, key: &(String, usize), over: Over) {
         if over == Over::Udp
             && let Some((_, answered)) = self.datagrams.get_mut(key)
@@ -196,6 +227,19 @@ impl Seen {
             *answered += 1;
         }
     }
+}
+
+/// What the question is an alias for.
+fn alias(message: &[u8]) -> Option<Name> {
+    let record = Record::read(message, Asked::read(message)?.end())?;
+    (Header::read(message)?.answers > 0 && record.rtype == 5).then(|| record.target(message))?
+}
+
+/// The base of a candidate.
+fn base(candidate: &str) -> Option<&str> {
+    let candidate = candidate.strip_suffix('.')?;
+    let candidate = candidate.strip_suffix(".cluster.local").unwrap_or(candidate);
+    Some(candidate.strip_suffix(".svc").unwrap_or(candidate))
 }
 
 /// A question in octets.
