@@ -2,7 +2,7 @@
 //!
 //! Each packet has its turn first, from the budget of the servers it goes to. A try that is not answered stays open
 //! while the next goes out: a late reply is as good as an early one. Where the first server is later than it mostly is, a second is asked
-//! before the first is given up, if the budget has room for it. What the servers say is judged in [`super::tries`].
+//! before the first is given up, if the budget has room for it. What the servers say is judged in `tries`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! How long a server takes to answer: a sketch of its latest thousand times, in fixed memory.
 //!
-//! Times are counted in buckets a quarter of an octave wide, so a quantile is right within a fifth. Every [`FULL`] times all
+//! Times are counted in buckets a quarter of an octave wide, so a quantile is right within a fifth. Every `FULL` times all
 //! counts are halved: what was seen before weighs half as much.
 
 use std::time::Duration;

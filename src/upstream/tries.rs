@@ -197,7 +197,7 @@ impl<'o> Tries<'o> {
     /// Nothing is open and nothing more will be sent.
     pub(super) fn is_over(&self) -> bool {
         let is_open = self.pending.is_some() || self.made.iter().any(|made| made.open);
-        !is_open && !(self.may_try() && self.has_time())
+        !(is_open || self.may_try() && self.has_time())
     }
 
     /// The best there is to say when nothing more is waited for.

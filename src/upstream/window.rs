@@ -1,7 +1,7 @@
 //! What came of the packets that were sent in a stretch of time, and what two such stretches say together.
 //!
 //! Packets are counted by the window they were *sent* in, so that an answer counts for the rate that it was asked at, however late
-//! it comes. Not every loss says something about a rate, see [`Window::losses`].
+//! it comes. Not every loss says something about a rate, see `Window::losses`.
 
 use std::collections::HashMap;
 use std::time::Duration;
