@@ -29,15 +29,15 @@ impl Limited {
         let addr = SocketAddr::from((pod.own(), 53));
         let knotd = Authority::knotd_at(pod.exec("knotd"), addr, &[("example.com", zone.into())]);
         let limited = Limited { pod, _knotd: knotd };
-        limited.nft("add table inet limit");
-        limited.nft("add counter inet limit came");
-        limited.nft("add counter inet limit dropped");
-        limited.nft("add chain inet limit in { type filter hook input priority 0; }");
-        limited.nft("add chain inet limit out { type filter hook output priority 0; }");
-        limited.nft("add rule inet limit in udp dport 53 counter name came");
+        limited.nft("add table inet lab");
+        limited.nft("add counter inet lab came");
+        limited.nft("add counter inet lab dropped");
+        limited.nft("add chain inet lab in { type filter hook input priority 0; }");
+        limited.nft("add chain inet lab out { type filter hook output priority 0; }");
+        limited.nft("add rule inet lab in udp dport 53 counter name came");
         for (chain, rule) in [("in", input), ("out", output)].into_iter().filter(|(_, rule)| !rule.is_empty())
         {
-            limited.nft(&format!("add rule inet limit {chain} {rule} counter name dropped drop"));
+            limited.nft(&format!("add rule inet lab {chain} {rule} counter name dropped drop"));
         }
         limited
     }
@@ -53,7 +53,7 @@ impl Limited {
 
     /// Packets that a counter has seen.
     fn count(&self, counter: &str) -> u64 {
-        let args = ["-j", "list", "counter", "inet", "limit", counter];
+        let args = ["-j", "list", "counter", "inet", "lab", counter];
         let said = self.pod.exec("nft").args(args).output().unwrap().stdout;
         let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
         said["nftables"][1]["counter"]["packets"].as_u64().unwrap()
