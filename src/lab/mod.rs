@@ -127,10 +127,26 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Replies that may wait on one connection.
 const REPLIES: usize = 64;
 
+/// Ports that the system offers for datagrams and that somebody has for connections, before it is given up.
+const OFFERS: usize = 32;
+
+/// Both sockets of an address; port 0 is one that is free for both.
+async fn bind(addr: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut offers = if addr.port() == 0 { OFFERS } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(addr).await?;
+        offers -= 1;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if offers == 0 => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
 async fn serve(addr: SocketAddr, handler: Handler) -> io::Result<(Server<Handler>, SocketAddr)> {
-    let udp = UdpSocket::bind(addr).await?;
+    let (udp, tcp) = bind(addr).await?;
     let addr = udp.local_addr()?;
-    let tcp = TcpListener::bind(addr).await?;
     let mut server = Server::new(handler);
     server.register_socket(udp);
     server.register_listener(tcp, IDLE, REPLIES);
