@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::ask::{self, wait_for};
-use crate::contenders::version;
 use crate::machine::{self, Cores, Dir, find, free_addr, pinned, says};
+use crate::peers::version;
 
 /// Names that are asked over and over, as many as a busy node uses.
 pub const NAMES: usize = 1024;

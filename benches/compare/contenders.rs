@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use crate::ask::{self, comes_true};
 use crate::authority::service;
 use crate::echo::{self, Template};
-use crate::machine::{self, Cores, Dir, find, free_addr, pinned, says};
+use crate::machine::{self, Cores, Dir, free_addr, pinned};
 use crate::peers::{PEERS, Peer};
 
 /// What a contender is in the comparison.
@@ -52,15 +52,8 @@ pub fn all() -> (Vec<Contender>, Vec<&'static str>) {
     let mut there = vec![own("plain echo", Role::Floor), own("echo", Role::Echo), own("nodens", Role::Ours)];
     let mut absent = Vec::new();
     for peer in PEERS {
-        // A path in the environment comes first: a newer one, say, built from source.
-        let variable = format!("NODENS_COMPARE_{}", peer.name.to_uppercase().replace('-', "_"));
-        let named = std::env::var_os(&variable).map(PathBuf::from);
-        if let Some(program) = &named {
-            assert!(program.is_file(), "{variable}: there is no {}", program.display());
-        }
-        match named.or_else(|| find(peer.tool)) {
-            Some(program) => {
-                let version = version(&says(&program, peer.version));
+        match peer.installed() {
+            Some((program, version)) => {
                 there.push(Contender {
                     name: peer.name,
                     role: Role::Peer,
@@ -73,19 +66,6 @@ pub fn all() -> (Vec<Contender>, Vec<&'static str>) {
         }
     }
     (there, absent)
-}
-
-/// The first thing that looks like a version: digits, a dot, digits.
-pub fn version(text: &str) -> String {
-    let is_version = |word: &&str| {
-        let mut parts = word.split('.');
-        let is_number =
-            |part: Option<&str>| part.is_some_and(|part| part.starts_with(|c: char| c.is_ascii_digit()));
-        is_number(parts.next()) && is_number(parts.next())
-    };
-    let words = text.split(|c: char| c.is_whitespace() || ",()-".contains(c));
-    let words = words.map(|word| word.trim_start_matches(['v', 'V']));
-    words.into_iter().find(is_version).unwrap_or("?").to_string()
 }
 
 /// A running contender.

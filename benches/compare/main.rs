@@ -34,6 +34,7 @@ mod ratios;
 mod report;
 mod smoke;
 mod syscalls;
+mod table;
 mod workloads;
 
 use std::cell::Cell;
@@ -186,7 +187,7 @@ impl Bench {
         let server = Server::start(ours, &place, None).unwrap();
         let query = ask::query(&service(0));
         let template = Template::of(&query, &ask::udp(server.addr, &query).unwrap());
-        let dnsperf_version = contenders::version(&machine::says(&find("dnsperf").unwrap(), &["-h"]));
+        let dnsperf_version = peers::version(&machine::says(&find("dnsperf").unwrap(), &["-h"]));
         let (files, progress) = (Files::write(), Progress::default());
         Bench { cores, authority, contenders, absent, dnsperf_version, files, plan, progress, template }
     }

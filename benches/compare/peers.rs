@@ -2,9 +2,10 @@
 //! a cache that no workload fills, and no limit of rate.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::machine::{Dir, free_addr};
+use crate::machine::{Dir, find, free_addr, says};
 
 /// A server that others run for the same purpose.
 pub struct Peer {
@@ -16,6 +17,33 @@ pub struct Peer {
     pub version: &'static [&'static str],
     /// Writes its configuration into a folder and adds its arguments.
     pub arguments: fn(&mut Command, &Dir, SocketAddr, SocketAddr),
+}
+
+impl Peer {
+    /// Its program and version, if it is installed. A path in the environment comes first: a newer one, say, built from source.
+    pub fn installed(&self) -> Option<(PathBuf, String)> {
+        let variable = format!("NODENS_COMPARE_{}", self.name.to_uppercase().replace('-', "_"));
+        let named = std::env::var_os(&variable).map(PathBuf::from);
+        if let Some(program) = &named {
+            assert!(program.is_file(), "{variable}: there is no {}", program.display());
+        }
+        let program = named.or_else(|| find(self.tool))?;
+        let version = version(&says(&program, self.version));
+        Some((program, version))
+    }
+}
+
+/// The first thing that looks like a version: digits, a dot, digits.
+pub fn version(text: &str) -> String {
+    let is_version = |word: &&str| {
+        let mut parts = word.split('.');
+        let is_number =
+            |part: Option<&str>| part.is_some_and(|part| part.starts_with(|c: char| c.is_ascii_digit()));
+        is_number(parts.next()) && is_number(parts.next())
+    };
+    let words = text.split(|c: char| c.is_whitespace() || ",()-".contains(c));
+    let words = words.map(|word| word.trim_start_matches(['v', 'V']));
+    words.into_iter().find(is_version).unwrap_or("?").to_string()
 }
 
 pub const PEERS: &[Peer] = &[

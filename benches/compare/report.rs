@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -12,49 +11,12 @@ use crate::learned::Line;
 use crate::measure::{Row, Sample};
 use crate::memory::Memory;
 use crate::ratios::{self, Spread};
+use crate::table::{self, Table, grouped, today};
 use crate::workloads::Workload;
 use crate::{Bench, Results, machine};
 
-/// What is written stands between these.
-const BEGIN: &str = "<!-- written by cargo bench --bench compare -->";
-const END: &str = "<!-- end of what it writes -->";
-
-/// A table with its head.
-pub struct Table {
-    pub title: String,
-    pub head: Vec<&'static str>,
-    pub rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// In columns; the first to the left, numbers to the right.
-    pub fn text(&self) -> String {
-        let all: Vec<Vec<&str>> = std::iter::once(self.head.clone())
-            .chain(self.rows.iter().map(|row| row.iter().map(String::as_str).collect()))
-            .collect();
-        let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
-        let mut text = format!("\n{}\n", self.title);
-        for row in all {
-            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                match column {
-                    0 => text.push_str(&format!("{cell:<width$}")),
-                    _ => text.push_str(&format!("  {cell:>width$}")),
-                }
-            }
-            text.push('\n');
-        }
-        text
-    }
-
-    fn markdown(&self) -> String {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let head: Vec<String> = self.head.iter().map(ToString::to_string).collect();
-        let rule = format!("|{}\n", "---|".repeat(self.head.len()));
-        let rows: String = self.rows.iter().map(|row| line(row)).collect();
-        format!("**{}**\n\n{}{rule}{rows}\n", self.title, line(&head))
-    }
-}
+/// Who writes the tables, as the marks in the document say.
+const WRITER: &str = "cargo bench --bench compare";
 
 /// All that was measured, the ratios last.
 pub fn tables(bench: &Bench, results: &Results) -> Vec<Table> {
@@ -161,13 +123,6 @@ fn cost(samples: &[Sample]) -> String {
     if samples.len() == 1 { format!("{median:.2}") } else { format!("{median:.2} ({least:.2}..{most:.2})") }
 }
 
-/// With a comma between thousands.
-pub fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let place = |index: usize| (index > 0 && (digits.len() - index).is_multiple_of(3)).then_some(',');
-    digits.chars().enumerate().flat_map(|(index, digit)| place(index).into_iter().chain([digit])).collect()
-}
-
 /// Where, when and with what.
 pub fn circumstances(bench: &Bench) -> String {
     let others = bench.contenders.iter().filter(|one| !matches!(one.role, Role::Floor | Role::Echo));
@@ -185,11 +140,6 @@ pub fn circumstances(bench: &Bench) -> String {
         bench.authority.name,
         bench.authority.version,
     )
-}
-
-fn today() -> String {
-    let output = Command::new("date").args(["-u", "+%-d %B %Y"]).env("LC_ALL", "C").output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
 pub fn json(bench: &Bench, results: &Results) -> Value {
@@ -236,15 +186,13 @@ pub fn json(bench: &Bench, results: &Results) -> Value {
 
 /// Puts the tables into `benchmarks.md` of a folder, between the two marks, and the chart beside it.
 pub fn write(bench: &Bench, results: &Results, folder: &Path) {
-    let path = folder.join("benchmarks.md");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let (Some((before, _)), Some((_, after))) = (text.split_once(BEGIN), text.split_once(END)) else {
-        panic!("{} lacks {BEGIN} or {END}", path.display())
-    };
     let tables: String = tables(bench, results).iter().map(Table::markdown).collect();
     let chart = "![CPU per answer](benchmarks.svg)";
     let circumstances = circumstances(bench);
-    fs::write(&path, format!("{before}{BEGIN}\n\n{circumstances}\n\n{chart}\n\n{tables}{END}{after}"))
-        .unwrap();
+    table::write_into(
+        &folder.join("benchmarks.md"),
+        WRITER,
+        &format!("{circumstances}\n\n{chart}\n\n{tables}"),
+    );
     fs::write(folder.join("benchmarks.svg"), chart::draw(bench, results)).unwrap();
 }

@@ -2,13 +2,13 @@
 
 use crate::ask;
 use crate::authority::service;
-use crate::contenders::{self, Role, Server};
+use crate::contenders::{Role, Server};
 use crate::dnsperf::check_reading;
 use crate::machine::{Dir, find};
 use crate::measure::Row;
 use crate::ratios::check_spread;
 use crate::workloads::{Plan, Workload};
-use crate::{Bench, Results, missing_tools, report, syscalls};
+use crate::{Bench, Results, missing_tools, peers, report, syscalls, table};
 
 /// The peer that takes part, where it is installed.
 const PEER: &str = "unbound";
@@ -50,9 +50,9 @@ fn check_words() {
         ("CoreDNS-1.13.1\nlinux/amd64, go1.25", "1.13.1"),
         ("nothing", "?"),
     ] {
-        assert_eq!(contenders::version(text), version);
+        assert_eq!(peers::version(text), version);
     }
-    let grouped = [0, 999, 1000, 1_234_567].map(report::grouped);
+    let grouped = [0, 999, 1000, 1_234_567].map(table::grouped);
     assert_eq!(grouped, ["0", "999", "1,000", "1,234,567"]);
 }
 

@@ -8,7 +8,7 @@ use crate::ask::wait_for;
 use crate::contenders::Role;
 use crate::dnsperf::Load;
 use crate::machine::{Dir, find};
-use crate::report::{Table, grouped};
+use crate::table::{Table, grouped};
 use crate::workloads::Workload;
 
 /// Questions in flight, few and many.
