@@ -34,6 +34,16 @@ pub fn udp_from(own: IpAddr, server: SocketAddr, query: &[u8]) -> Option<Vec<u8>
     (length >= 12).then(|| buffer[..length].to_vec())
 }
 
+/// True for a reply with records and no error.
+pub fn is_answer(reply: &[u8]) -> bool {
+    reply.len() >= 12 && reply[3] & 15 == 0 && reply[6..8] != [0, 0]
+}
+
+/// True where a server has an address for a name.
+pub fn answers(server: SocketAddr, own: IpAddr, name: &str) -> bool {
+    udp_from(own, server, &query(name)).is_some_and(|reply| is_answer(&reply))
+}
+
 /// Waits for something to come true; panics where it never does.
 pub fn wait_for(what: &str, is_there: impl FnMut() -> bool) {
     assert!(comes_true(is_there), "waited in vain: {what}");

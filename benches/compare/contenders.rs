@@ -115,12 +115,10 @@ impl Server {
 
     /// True once it answers as the authority does; false where it ends, or never does.
     fn comes_up(&mut self) -> bool {
-        let query = ask::query(&service(0));
-        let answers = || ask::udp(self.addr, &query).is_some_and(|reply| reply[3] & 15 == 0 && reply[7] > 0);
         let mut ended = false;
         let came = comes_true(|| {
             ended = self.child.try_wait().unwrap().is_some();
-            ended || answers()
+            ended || ask::answers(self.addr, [127, 0, 0, 1].into(), &service(0))
         });
         came && !ended
     }
