@@ -8,7 +8,7 @@ use crate::table::grouped;
 /// All in pixels.
 const WIDTH: usize = 760;
 const MARGIN: usize = 16;
-const LABELS: usize = 44;
+const LABELS: usize = 48;
 const TITLE: usize = 30;
 const PLOT: usize = 150;
 const AXIS: usize = 26;
@@ -36,33 +36,38 @@ pub fn draw(records: &[Record]) -> String {
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
     draw_legend(&mut svg);
-    let all = records.iter().flat_map(rates);
-    let most = all.flat_map(|(_, rates)| rates).fold(1000.0, f64::max);
-    let scale = Scale {
-        most: (most / 1000.0).ceil() * 1000.0,
-        seconds: records.iter().map(|record| record.counts[record.counts.len() - 1].at).fold(1.0, f64::max),
-    };
     for (index, record) in records.iter().enumerate() {
-        draw_panel(&mut svg, record, &scale, MARGIN + LEGEND + index * (TITLE + PLOT + AXIS));
+        draw_panel(&mut svg, record, MARGIN + LEGEND + index * (TITLE + PLOT + AXIS));
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-/// What is common to all panels, so that they can be compared.
+/// Each panel has a scale of its own, from zero.
 struct Scale {
-    /// A second.
+    /// The largest rate, and the one between two lines of the grid.
     most: f64,
+    grid: u32,
     seconds: f64,
+    top: usize,
 }
 
 impl Scale {
+    fn of(record: &Record, top: usize) -> Scale {
+        let limits = record.limits.iter().map(|(_, limit)| f64::from(*limit));
+        let most = rates(record).flat_map(|(_, rates)| rates).chain(limits).fold(0.0, f64::max);
+        let is_coarse = |grid: &u32| most / f64::from(*grid) <= 5.0;
+        let grid = [500, 1000, 2000, 5000, 10_000].into_iter().find(is_coarse).unwrap_or(50_000);
+        let most = (most / f64::from(grid)).ceil() * f64::from(grid);
+        Scale { most, grid, seconds: record.counts[record.counts.len() - 1].at, top }
+    }
+
     fn x(&self, seconds: f64) -> f64 {
         (MARGIN + LABELS) as f64 + seconds / self.seconds * (WIDTH - 2 * MARGIN - LABELS) as f64
     }
 
-    fn y(&self, top: usize, rate: f64) -> f64 {
-        (top + TITLE) as f64 + (1.0 - rate / self.most) * PLOT as f64
+    fn y(&self, rate: f64) -> f64 {
+        (self.top + TITLE) as f64 + (1.0 - rate / self.most) * PLOT as f64
     }
 }
 
@@ -75,44 +80,27 @@ fn rates(record: &Record) -> impl Iterator<Item = (f64, [f64; 3])> {
 }
 
 fn draw_legend(svg: &mut String) {
+    writeln!(svg, "<text x=\"{MARGIN}\" y=\"{}\" fill=\"#333\">each second:</text>", MARGIN + 12).unwrap();
     let entries = LINES.iter().map(|line| (line.what, line.colour)).chain([("limit", LIMIT)]);
     for (index, (what, colour)) in entries.enumerate() {
-        let (left, y) = (MARGIN + LABELS + index * 170, MARGIN + 8);
+        let (left, y) = (MARGIN + 110 + index * 160, MARGIN + 8);
         let (right, text) = (left + 20, left + 26);
         let dashes = if what == "limit" { " stroke-dasharray=\"5 3\"" } else { "" };
         writeln!(svg, "<path d=\"M{left} {y}H{right}\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>")
             .unwrap();
-        writeln!(svg, "<text x=\"{text}\" y=\"{}\" fill=\"#333\">{what} a second</text>", y + 4).unwrap();
+        writeln!(svg, "<text x=\"{text}\" y=\"{}\" fill=\"#333\">{what}</text>", y + 4).unwrap();
     }
 }
 
-fn draw_panel(svg: &mut String, record: &Record, scale: &Scale, top: usize) {
-    let (left, right) = (scale.x(0.0), scale.x(scale.seconds));
-    let title = &record.name;
-    writeln!(
-        svg,
-        "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"bold\" fill=\"#111\">{title}</text>",
-        top + 18
-    )
-    .unwrap();
-    for thousand in 0..=(scale.most / 1000.0) as u32 {
-        let y = scale.y(top, f64::from(thousand) * 1000.0);
-        writeln!(svg, "<path d=\"M{left:.1} {y:.1}H{right:.1}\" stroke=\"#ddd\"/>").unwrap();
-        let said = grouped(thousand * 1000);
-        let (x, y) = (left - 6.0, y + 4.0);
-        writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"#333\">{said}</text>")
-            .unwrap();
-    }
-    for second in (0..=scale.seconds.round() as u32).step_by(5) {
-        let (x, y) = (scale.x(f64::from(second)), top + TITLE + PLOT + 15);
-        writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" fill=\"#333\">{second} s</text>")
-            .unwrap();
-    }
+fn draw_panel(svg: &mut String, record: &Record, top: usize) {
+    let (title, scale) = (&record.name, Scale::of(record, top));
+    let y = top + 18;
+    writeln!(svg, "<text x=\"{MARGIN}\" y=\"{y}\" font-weight=\"bold\" fill=\"#111\">{title}</text>")
+        .unwrap();
+    draw_grid(svg, &scale);
     for (index, Line { colour, .. }) in LINES.iter().enumerate() {
-        let points = rates(record)
-            .map(|(at, rates)| format!("{:.1},{:.1}", scale.x(at), scale.y(top, rates[index])))
-            .collect::<Vec<_>>()
-            .join(" ");
+        let point = |(at, rates): (f64, [f64; 3])| format!("{:.1},{:.1}", scale.x(at), scale.y(rates[index]));
+        let points = rates(record).map(point).collect::<Vec<_>>().join(" ");
         writeln!(
             svg,
             "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
@@ -121,11 +109,27 @@ fn draw_panel(svg: &mut String, record: &Record, scale: &Scale, top: usize) {
     }
     let ends = record.limits.iter().skip(1).map(|(since, _)| *since).chain([scale.seconds]);
     for ((since, limit), until) in record.limits.iter().zip(ends) {
-        let (y, from, to) = (scale.y(top, f64::from(*limit)), scale.x(*since), scale.x(until));
+        let (y, from, to) = (scale.y(f64::from(*limit)), scale.x(*since), scale.x(until));
         writeln!(
             svg,
             "<path d=\"M{from:.1} {y:.1}H{to:.1}\" stroke=\"{LIMIT}\" stroke-width=\"1.5\" stroke-dasharray=\"5 3\"/>"
         )
         .unwrap();
+    }
+}
+
+fn draw_grid(svg: &mut String, scale: &Scale) {
+    let (left, right) = (scale.x(0.0), scale.x(scale.seconds));
+    for rate in (0..=scale.most as u32).step_by(scale.grid as usize) {
+        let (said, y) = (grouped(rate), scale.y(f64::from(rate)));
+        writeln!(svg, "<path d=\"M{left:.1} {y:.1}H{right:.1}\" stroke=\"#ddd\"/>").unwrap();
+        let (x, y) = (left - 6.0, y + 4.0);
+        writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"#333\">{said}</text>")
+            .unwrap();
+    }
+    for second in (0..=scale.seconds.round() as u32).step_by(5) {
+        let (x, y) = (scale.x(f64::from(second)), scale.top + TITLE + PLOT + 15);
+        writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" fill=\"#333\">{second} s</text>")
+            .unwrap();
     }
 }

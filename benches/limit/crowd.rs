@@ -10,6 +10,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::ask::{self, query};
 
+/// Different IDs of queries.
+const IDS: usize = 1 << 16;
 /// How often the sender wakes.
 const TICK: Duration = Duration::from_micros(500);
 
@@ -57,14 +59,18 @@ impl Crowd {
         let socket = std::net::UdpSocket::from(socket);
         let yes = || Arc::new(AtomicBool::new(true));
         let (counts, asks, listens): (Arc<Counts>, _, _) = (Arc::default(), yes(), yes());
+        // By the ID: a second answer to a question does not count.
+        let waits: Arc<Vec<AtomicBool>> = Arc::new((0..IDS).map(|_| AtomicBool::new(false)).collect());
+        let waiting = Arc::clone(&waits);
         let (sending, sums, still) = (socket.try_clone().unwrap(), Arc::clone(&counts), Arc::clone(&asks));
         let sender = std::thread::spawn(move || {
             let (start, mut number) = (Instant::now(), 0);
             while still.load(Ordering::Relaxed) {
                 let due = (start.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
                 while number < due {
-                    let mut packet = query(&name(number));
-                    packet[..2].copy_from_slice(&(number as u16).to_be_bytes());
+                    let (mut packet, id) = (query(&name(number)), number as u16);
+                    packet[..2].copy_from_slice(&id.to_be_bytes());
+                    waits[usize::from(id)].store(true, Ordering::Relaxed);
                     sums.asked.fetch_add(u64::from(sending.send(&packet).is_ok()), Ordering::Relaxed);
                     number += 1;
                 }
@@ -76,6 +82,10 @@ impl Crowd {
             let mut buffer = [0; 2048];
             while still.load(Ordering::Relaxed) {
                 let Ok(length) = socket.recv(&mut buffer) else { continue };
+                let id = u16::from_be_bytes([buffer[0], buffer[1]]);
+                if !waiting[usize::from(id)].swap(false, Ordering::Relaxed) {
+                    continue;
+                }
                 let count = if ask::is_answer(&buffer[..length]) { &sums.answered } else { &sums.failed };
                 count.fetch_add(1, Ordering::Relaxed);
             }
