@@ -98,9 +98,14 @@ impl Crowd {
         self.counts.sums()
     }
 
+    /// Asks no more.
+    pub fn ask_no_more(&self) {
+        self.asks.store(false, Ordering::Relaxed);
+    }
+
     /// Asks no more and waits for what is on its way, so long at most.
     pub fn stop(self, patience: Duration) -> Sums {
-        self.asks.store(false, Ordering::Relaxed);
+        self.ask_no_more();
         self.sender.join().unwrap();
         let start = Instant::now();
         let is_missing = |sums: Sums| sums.answered + sums.failed < sums.asked;

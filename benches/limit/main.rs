@@ -190,39 +190,58 @@ fn measure(forwarder: &Forwarder, plan: Plan, doubles: bool, tell: fn(&str)) -> 
         }
     };
     let witness = Witness::start(&limiter);
+    let name = if doubles { format!("{}, the limit doubles", forwarder.name) } else { forwarder.name.into() };
+    let (mut record, begun) = (Record::new(name, LIMIT), Begun::at(limiter.counts()));
     let flood =
         Crowd::start([127, 0, 6, 1].into(), running.addr, FLOOD, |number| format!("n{number}.example.com"));
     let hot = Crowd::start([127, 0, 6, 2].into(), running.addr, HOT, |number| {
         format!("hot{}.short.example.com", number % 10)
     });
-    let name = if doubles { format!("{}, the limit doubles", forwarder.name) } else { forwarder.name.into() };
-    let mut record = Record::new(name, LIMIT);
-    let (start, before) = (Instant::now(), limiter.counts());
     let (mut due, mut second) = (STEP, Count::default());
     while due <= plan.time {
         if doubles && record.limits.len() == 1 && due > plan.doubles_at() {
             limiter.set(2 * LIMIT);
-            record.limits.push((start.elapsed().as_secs_f64(), 2 * LIMIT));
+            record.limits.push((begun.start.elapsed().as_secs_f64(), 2 * LIMIT));
         }
-        std::thread::sleep((start + due).saturating_duration_since(Instant::now()));
-        let asked = start.elapsed();
-        let (came, dropped) = limiter.counts();
-        let at = (asked + start.elapsed()) / 2;
-        let sums = (came - before.0, dropped - before.1);
-        let now = Count::now(at.as_secs_f64(), sums, flood.sums(), hot.sums());
+        let now = begun.count(due, &limiter, &flood, &hot);
         record.counts.push(now);
         if now.at >= second.at + 0.9 {
             tell(&format!("{}: {}", record.name, now.since(&second)));
             second = now;
         }
         // Where the machine kept this thread back, steps are left out: two counts one right after the other would say nothing.
-        while due < at + STEP / 2 {
+        while due.as_secs_f64() < now.at + STEP.as_secs_f64() / 2.0 {
             due += STEP;
         }
     }
+    flood.ask_no_more();
+    hot.ask_no_more();
     let (_, hot) = (flood.stop(plan.linger), hot.stop(plan.linger));
-    record.hot_lost = hot.asked - hot.answered;
+    (record.hot_asked, record.hot_lost) = (hot.asked, hot.asked - hot.answered);
     record.seen = witness.end();
     drop(running);
     Some(record)
+}
+
+/// What counts are reckoned from.
+struct Begun {
+    start: Instant,
+    came: u64,
+    dropped: u64,
+}
+
+impl Begun {
+    fn at((came, dropped): (u64, u64)) -> Begun {
+        Begun { start: Instant::now(), came, dropped }
+    }
+
+    /// All counts at a moment that is waited for.
+    fn count(&self, due: Duration, limiter: &Limiter, flood: &Crowd, hot: &Crowd) -> Count {
+        std::thread::sleep((self.start + due).saturating_duration_since(Instant::now()));
+        let asked = self.start.elapsed();
+        let (came, dropped) = limiter.counts();
+        let at = (asked + self.start.elapsed()) / 2;
+        let sums = (came - self.came, dropped - self.dropped);
+        Count::now(at.as_secs_f64(), sums, flood.sums(), hot.sums())
+    }
 }

@@ -81,7 +81,8 @@ pub struct Record {
     pub limits: Vec<(f64, u32)>,
     /// In order.
     pub counts: Vec<Count>,
-    /// The polite client's questions that were not answered at last.
+    /// The polite client's questions, and those that were not answered at last.
+    pub hot_asked: u64,
     pub hot_lost: u64,
     pub seen: Seen,
 }
@@ -92,6 +93,7 @@ impl Record {
             name,
             limits: vec![(0.0, limit)],
             counts: vec![Count::default()],
+            hot_asked: 0,
             hot_lost: 0,
             seen: Seen::default(),
         }

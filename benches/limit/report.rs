@@ -25,7 +25,7 @@ pub fn tables(records: &[Record], plan: Plan) -> Vec<Table> {
             format!("{:.3}", record.part(seconds, |count| count.sent)),
             format!("{:.3}", record.part(seconds, |count| count.answered)),
             format!("{:.2}", record.packets_each()),
-            format!("{} of {}", record.hot_lost, record.last(f64::MAX).0.hot_asked),
+            format!("{} of {}", record.hot_lost, record.hot_asked),
         ]
     };
     let steady = records.iter().filter(|record| record.limits.len() == 1);
