@@ -331,6 +331,14 @@ impl Simulation {
         slice.iter().map(of).sum::<f64>() / slice.len() as f64
     }
 
+    /// Prints a line of the table in `docs/decisions/0012-adaptive-rate.md`: what went on in some seconds.
+    fn show(&self, what: &str, seconds: std::ops::Range<usize>) {
+        let lowest = adaptive_rates(self, seconds.clone()).0;
+        let [sent, through, answered] = [sent, let_through, in_time].map(|of| self.mean(seconds.clone(), of));
+        let each = self.packets_per_question();
+        println!("| {what} | {sent:.0} | {through:.0} | {answered:.0} | {each:.3} | {lowest:.0} |");
+    }
+
     fn packets_per_question(&self) -> f64 {
         f64::from(self.seconds.iter().map(|second| second.sent).sum::<u32>()) / f64::from(self.distinct)
     }
@@ -349,14 +357,19 @@ fn sent(second: &Second) -> f64 {
     f64::from(second.sent)
 }
 
+fn let_through(second: &Second) -> f64 {
+    f64::from(second.let_through)
+}
+
 fn in_time(second: &Second) -> f64 {
     f64::from(second.answered)
 }
 
 /// 3,000 distinct questions a second before a limit of 1,024 packets, nothing configured.
-fn keeps_to_the_limit(path: Path, domains: u64) {
+fn keeps_to_the_limit(what: &str, path: Path, domains: u64) {
     let mut simulation = adaptive(path, &[client(3000.0, domains)]);
     simulation.run(30 * SECOND);
+    simulation.show(what, 10..30);
     let (sent, answered) = (simulation.mean(10..30, sent), simulation.mean(10..30, in_time));
     assert!((0.97 * 1024.0..=1024.0).contains(&sent), "sent {sent}");
     assert!(answered >= 0.95 * 1024.0, "answered {answered}");
@@ -367,14 +380,15 @@ fn keeps_to_the_limit(path: Path, domains: u64) {
 #[test]
 fn a_limit_is_found_and_kept_to() {
     let limit = Path { limit: Some(1024.0), ..PATH };
-    keeps_to_the_limit(limit, 1);
-    keeps_to_the_limit(limit, 1000);
-    keeps_to_the_limit(Path { latency: 300 * MS, ..limit }, 1);
+    keeps_to_the_limit("3,000/s under one domain, limit 1,024", limit, 1);
+    keeps_to_the_limit("the same under 1,000 domains", limit, 1000);
+    keeps_to_the_limit("the same, answers after 300 ms", Path { latency: 300 * MS, ..limit }, 1);
 }
 
 #[test]
 fn a_limiter_that_answers_refused_is_found_all_the_same() {
-    keeps_to_the_limit(Path { limit: Some(1024.0), refuses: true, ..PATH }, 1);
+    let path = Path { limit: Some(1024.0), refuses: true, ..PATH };
+    keeps_to_the_limit("the same, REFUSED over the limit", path, 1);
 }
 
 #[test]
@@ -384,9 +398,9 @@ fn a_limit_that_moves_is_followed() {
         simulation.run(15 * SECOND);
         simulation.path.limit = Some(after);
         simulation.run(35 * SECOND);
-        let first = simulation.mean(15 + within..16 + within, |second| f64::from(second.let_through));
-        let (sent, through) =
-            (simulation.mean(25..35, sent), simulation.mean(25..35, |second| f64::from(second.let_through)));
+        simulation.show(&format!("the limit becomes {after} at 15 s; 25 to 35 s"), 25..35);
+        let first = simulation.mean(15 + within..16 + within, let_through);
+        let (sent, through) = (simulation.mean(25..35, sent), simulation.mean(25..35, let_through));
         assert!(first >= 0.7 * after, "{first} of {after} in the second {within} later");
         assert!(sent <= 1.1 * after && through >= 0.88 * after, "{after}: sent {sent}, through {through}");
     }
@@ -398,6 +412,7 @@ fn loss_that_does_not_depend_on_the_rate_is_no_limit() {
     for (loss, rate, answered) in [(0.1, 500.0, 0.999), (0.1, 900.0, 0.999), (0.3, 1500.0, 0.95)] {
         let mut simulation = adaptive(Path { loss, ..PATH }, &[client(rate, 100)]);
         simulation.run(30 * SECOND);
+        simulation.show(&format!("{rate}/s, no limit, {loss} lost each way"), 10..30);
         let (lowest, _) = adaptive_rates(&simulation, 0..30);
         assert!(lowest >= 1000.0, "{loss}: {lowest}/s");
         let (well, failed) =
@@ -410,6 +425,7 @@ fn loss_that_does_not_depend_on_the_rate_is_no_limit() {
 fn a_rate_grows_to_what_is_asked_also_where_packets_are_lost() {
     let mut simulation = adaptive(Path { loss: 0.1, ..PATH }, &[client(3000.0, 100)]);
     simulation.run(10 * SECOND);
+    simulation.show("3,000/s, no limit, 0.1 lost each way; 3 to 10 s", 3..10);
     let answered = simulation.mean(3..10, in_time);
     assert!(answered >= 0.98 * 3000.0, "{answered}");
 }
@@ -418,7 +434,8 @@ fn a_rate_grows_to_what_is_asked_also_where_packets_are_lost() {
 fn a_limit_on_a_lossy_path_is_used() {
     let mut simulation = adaptive(Path { limit: Some(1024.0), loss: 0.1, ..PATH }, &[client(3000.0, 100)]);
     simulation.run(40 * SECOND);
-    let through = simulation.mean(20..40, |second| f64::from(second.let_through));
+    simulation.show("3,000/s, limit 1,024, 0.1 lost each way; 20 to 40 s", 20..40);
+    let through = simulation.mean(20..40, let_through);
     assert!(through >= 0.93 * 1024.0, "{through}");
     let each = simulation.packets_per_question();
     assert!(each <= 1.11, "{each} packets a question: a tenth for retries");
@@ -431,6 +448,7 @@ fn loss_that_begins_does_not_cut_the_rate() {
     simulation.run(15 * SECOND);
     simulation.path.loss = 0.1;
     simulation.run(40 * SECOND);
+    simulation.show("900/s, no limit, 0.1 lost each way from 15 s on; 20 to 40 s", 20..40);
     assert!(adaptive_rates(&simulation, 0..40).0 >= 1000.0);
     assert!(simulation.mean(20..40, in_time) >= 0.98 * 900.0);
 }
@@ -446,6 +464,10 @@ fn timeouts_under_a_dead_domain_are_no_limit() {
         simulation.clients[1] = dead;
         simulation.ask_later(1);
         simulation.run(30 * SECOND);
+        let what = format!(
+            "400/s under {domains} domains and 500/s under a dead one from 10 s on, no limit, {loss} lost each way"
+        );
+        simulation.show(&what, 10..30);
         assert!(adaptive_rates(&simulation, 0..30).0 >= 1000.0, "{loss} {domains}");
         let (well, failed) = (simulation.answered[0], simulation.failed[0] + simulation.refused[0]);
         // On a lossy path the others' retries have to share what is left over, until the rate has grown.
@@ -458,8 +480,8 @@ fn timeouts_under_a_dead_domain_are_no_limit() {
     // Also where there is a limit: what it lets through goes on being used.
     let mut simulation = adaptive(Path { limit: Some(1024.0), ..PATH }, &[client(2000.0, 100), dead]);
     simulation.run(30 * SECOND);
-    let (through, sent) =
-        (simulation.mean(10..30, |second| f64::from(second.let_through)), simulation.mean(10..30, sent));
+    simulation.show("2,000/s and 500/s under a dead domain, limit 1,024", 10..30);
+    let (through, sent) = (simulation.mean(10..30, let_through), simulation.mean(10..30, sent));
     assert!(through >= 0.95 * 1024.0 && sent <= 1.15 * 1024.0, "through {through}, sent {sent}");
 }
 
@@ -470,6 +492,7 @@ fn a_server_that_is_down_leaves_the_rate_and_stops_retries() {
     simulation.run(10 * SECOND);
     simulation.path.limit = Some(0.0);
     simulation.run(20 * SECOND);
+    simulation.show("900/s, all servers silent from 10 s on; 13 to 20 s", 13..20);
     assert!(adaptive_rates(&simulation, 0..20).0 >= 1000.0);
     let meanwhile = simulation.mean(13..20, sent);
     assert!(meanwhile <= 1.12 * 900.0, "{meanwhile}");
@@ -484,8 +507,10 @@ fn a_flood_leaves_the_others_theirs() {
     let mut clients = vec![client(5000.0, 1)];
     clients.extend([client(20.0, 5); 9]);
     let fixed = Simulation::new(Budget::from_text("1000/s").unwrap(), PATH, &clients);
-    for mut simulation in [fixed, adaptive(Path { limit: Some(1024.0), ..PATH }, &clients)] {
+    let found = adaptive(Path { limit: Some(1024.0), ..PATH }, &clients);
+    for (what, mut simulation) in [("budget 1,000/s", fixed), ("limit 1,024", found)] {
         simulation.run(30 * SECOND);
+        simulation.show(&format!("one client 5,000/s, nine 20/s each, {what}"), 10..30);
         for client in 1..10 {
             let (well, asked) = (simulation.answered[client], simulation.asked[client]);
             assert!(f64::from(well + 1) >= 0.99 * f64::from(asked), "client {client}: {well} of {asked}");
