@@ -4,6 +4,9 @@ use crate::machine::Dir;
 use crate::record::{self, Record};
 use crate::{Plan, forwarders, measure_all, missing, record::check_figures, report, witness};
 
+/// The peer that takes part, where it is installed.
+const PEER: &str = "unbound";
+
 pub fn run(args: &[String]) {
     // A filter for tests is a filter for this as well.
     if args.iter().any(|arg| arg == "--list" || !arg.starts_with('-') && !"limit".contains(arg.as_str())) {
@@ -18,9 +21,10 @@ pub fn run(args: &[String]) {
         println!("limit: skipped: missing: {}", missing.join(", "));
         return;
     }
-    let (forwarders, _) = forwarders::all(&["unbound"]);
+    let (forwarders, _) = forwarders::all(&[PEER]);
     let records = measure_all(&forwarders, Plan::SMOKE, |_| {});
     assert_eq!(records.len(), forwarders.len() + 1);
+    assert_eq!(records[records.len() - 1].limits.len(), 2);
     records.iter().for_each(check_record);
     println!("limit: works");
 }
@@ -31,6 +35,8 @@ fn check_record(record: &Record) {
     let said = format!("{}: {all:?} {:?}", record.name, record.seen);
     assert!(all.offered > 0 && all.sent > 0 && all.answered > 0 && all.hot_answered > 0, "{said}");
     assert!(all.answered <= all.sent && all.dropped < all.sent && seconds >= 1.0, "{said}");
+    // One that does not look for the limit runs into it.
+    assert!(all.dropped > 0 || record.name != PEER, "{said}");
     // The witness goes on for a moment, and may miss what came while it had to wait for a core.
     assert!(record.seen.packets * 10 >= all.sent * 9, "{said}");
     assert!((1.0..30.0).contains(&record.packets_each()), "{said}");
