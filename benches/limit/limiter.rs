@@ -16,7 +16,7 @@ pub struct Limiter {
     namespace: String,
     own: Ipv4Addr,
     knotd: Option<Child>,
-    _dir: Dir,
+    dir: Dir,
 }
 
 impl Limiter {
@@ -29,7 +29,7 @@ impl Limiter {
         let node = Ipv4Addr::from(0xc612_0000 | (pid & 0x3ff) << 7 | (number & 63) << 1);
         let own = Ipv4Addr::from(u32::from(node) + 1);
         let namespace = format!("nodens-limit-{pid}-{number}");
-        let mut limiter = Limiter { namespace, own, knotd: None, _dir: Dir::new("limiter") };
+        let mut limiter = Limiter { namespace, own, knotd: None, dir: Dir::new("limiter") };
         let (namespace, outside, inside) =
             (&limiter.namespace, format!("nl{pid}a{number}"), format!("nl{pid}b{number}"));
         for step in [
@@ -91,8 +91,8 @@ impl Limiter {
     }
 
     fn start_knotd(&self) -> Child {
-        let (path, own) = (self._dir.0.display(), self.own);
-        let zone = self._dir.file("example.com.zone", ZONE);
+        let (path, own) = (self.dir.0.display(), self.own);
+        let zone = self.dir.file("example.com.zone", ZONE);
         let conf = format!(
             "server:
     rundir: \"{path}\"
@@ -113,7 +113,7 @@ zone:
 ",
             zone.display()
         );
-        let conf = self._dir.file("knot.conf", &conf);
+        let conf = self.dir.file("knot.conf", &conf);
         self.exec("knotd").arg("-c").arg(conf).stdin(Stdio::null()).spawn().unwrap()
     }
 }
