@@ -19,7 +19,7 @@ pub const MAX_ZONES: usize = 256;
 /// Most upstreams written for one zone; a resolver asks a handful before the client gives up.
 pub const MAX_SERVERS_PER_ZONE: usize = 16;
 
-/// Default bytes of the store: some 100,000 answers, several times the names a busy node uses.
+/// Default bytes of the store: some 250,000 answers, several times the names a busy node uses.
 pub const DEFAULT_CACHE_BYTES: u64 = 64 * MIB;
 /// Least bytes of the store.
 pub const MIN_CACHE_BYTES: u64 = MIB;

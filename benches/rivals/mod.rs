@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use nodens::cache::entry::Entry;
 use nodens::cache::key::{PassThrough, QueryKey};
-use nodens::cache::store::{ENTRY_OVERHEAD, Store};
+use nodens::cache::shard::ENTRY_OVERHEAD;
+use nodens::cache::store::Store;
 use nodens::cache::ttl::Moment;
 use nodens::wire::answer::{Answer, Kind};
 use nodens::wire::iana::Rcode;
@@ -37,8 +38,11 @@ pub struct Contender {
 }
 
 /// Ours, without the hot level before it.
-pub const OURS: Contender =
-    Contender { name: "store", overhead: ENTRY_OVERHEAD, make: |bytes, _| Box::new(Store::new(bytes)) };
+pub const OURS: Contender = Contender {
+    name: "store",
+    overhead: ENTRY_OVERHEAD as u32,
+    make: |bytes, _| Box::new(Store::new(bytes)),
+};
 
 /// What could stand in its place.
 pub const RIVALS: [Contender; 6] = [

@@ -37,8 +37,6 @@ const VOID: u8 = 1;
 const CLAIMED: u8 = 2;
 
 /// A cached answer.
-///
-/// 56 bytes: with the two counts of its `Arc` and the allocator's word it fills a piece of 80.
 pub struct Entry {
     hash: u64,
     stored: Moment,
@@ -258,16 +256,27 @@ impl Entry {
         self.parts.as_ref().map_or(&[], |parts| &parts.0)
     }
 
-    /// Bytes of memory, allocation overhead aside, and without what it is made of.
+    /// Bytes of memory, what it is made of left out.
     pub fn size(&self) -> usize {
-        let parts = self.parts.as_ref().map_or(0, |parts| size_of::<Parts>() + size_of_val(&*parts.0));
-        size_of::<Entry>() + self.octets.len() + parts
+        let parts = self
+            .parts
+            .as_ref()
+            .map_or(0, |parts| allocated(size_of::<Parts>()) + allocated(size_of_val(&*parts.0)));
+        allocated(size_of::<Entry>() + COUNTS) + allocated(self.octets.len()) + parts
     }
 
     /// Bytes of memory that would be free without it, at most.
     pub fn size_with_parts(&self) -> usize {
         self.size() + self.parts().iter().map(|part| part.size()).sum::<usize>()
     }
+}
+
+/// The two counts of an `Arc`.
+const COUNTS: usize = 2 * size_of::<usize>();
+
+/// What the allocator takes for a piece of memory: it has four sizes to a doubling, and steps of 16 below.
+fn allocated(bytes: usize) -> usize {
+    bytes.next_multiple_of((bytes.next_power_of_two() / 8).max(16))
 }
 
 #[cfg(test)]
@@ -332,7 +341,13 @@ mod tests {
 
     #[test]
     fn it_fills_its_piece_of_memory() {
-        let (counts, word) = (2 * size_of::<usize>(), size_of::<usize>());
-        assert_eq!(size_of::<Entry>() + counts + word, 80);
+        let size = size_of::<Entry>() + COUNTS;
+        assert!(allocated(size) - size <= size_of::<usize>(), "{size}");
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_allocator() {
+        let sizes = [1, 16, 17, 72, 113, 129, 257, 600, 4097, 65_000].map(allocated);
+        assert_eq!(sizes, [16, 16, 32, 80, 128, 160, 320, 640, 5120, 65_536]);
     }
 }

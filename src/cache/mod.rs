@@ -8,6 +8,8 @@ pub mod entry;
 pub mod held;
 pub mod hot;
 pub mod key;
+pub mod shard;
+pub mod shares;
 pub mod store;
 pub mod ttl;
 
@@ -200,8 +202,14 @@ impl Cache {
     /// Entries and bytes of each level, for people and dashboards.
     pub fn usage(&self) -> [(Level, u64, u64); 2] {
         let (hot_entries, hot_bytes) = self.hot.usage();
-        let (store_entries, store_bytes) = self.store.usage();
-        [(Level::Hot, hot_entries, hot_bytes), (Level::Store, store_entries, store_bytes)]
+        let store = self.store.usage();
+        [(Level::Hot, hot_entries, hot_bytes), (Level::Store, store.entries, store.bytes)]
+    }
+
+    /// Answers that the store dropped or did not keep for want of room, by reason, for people and dashboards.
+    pub fn evictions(&self) -> [(&'static str, u64); 3] {
+        let store = self.store.usage();
+        [("full", store.evicted), ("client_full", store.evicted_over_share), ("refused", store.refused)]
     }
 }
 

@@ -1,45 +1,40 @@
-//! The store: every answer, least recently used out first, bounded in bytes, and no client's alone.
+//! The store: every answer, bounded in bytes, and no client's alone.
 //!
-//! Two moka caches share the bytes. Every answer goes to `common`. What is pushed out of it goes to the `refuge` if the
-//! clients who brought it hold less than their share of `common`, and away if they hold more. So a client that asks
-//! a million names turns over `common` and nothing else, while a quarter of the whole stays with the others; and a
-//! single client of an otherwise quiet node has three quarters for itself, its least recently used names out first.
+//! Its bytes are divided among shards by the hashes of keys. A look-up or an insertion holds the lock of one of them, for a
+//! fraction of a microsecond as a rule, a few where others' answers have to be passed over. Which answer goes first
+//! is decided in [`super::shard`].
 //!
-//! An answer that has ended stays until room is needed: a timer for each would cost more memory than it gives back.
+//! A client's share is a quarter of the bytes ([`super::shares`]). One that holds more makes room at the expense of such
+//! clients alone: what others brought stays, however many names it asks for, and a single client of an otherwise quiet
+//! node has all of the store. Clients are told apart by buckets of their addresses in a fixed table; two in one
+//! bucket share a share.
 //!
-//! Shares are counted per bucket of client addresses, in a fixed table: two clients in one bucket share a
-//! share, which costs them the refuge and nothing else.
+//! An answer that has ended stays until room is needed.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Add;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
-use moka::sync::{Cache, CacheBuilder};
+use moka::sync::Cache;
 
 use super::entry::{ClientBucket, Entry};
 use super::key::{PassThrough, QueryKey};
+use super::shard::{Shard, Usage};
+use super::shares::{BUCKETS, Shares};
 use super::ttl::Moment;
 
-/// Buckets of client addresses: 8 bytes each, many times the pods of a node.
-pub const BUCKETS: usize = 4096;
-/// A quarter of the bytes is the refuge, and a client's share is as much: what is spared for one fits whole, and three clients
-/// together fill `common` with theirs before what a fourth is spared could be displaced.
-const QUARTER: u64 = 4;
-/// What an entry costs beside its own bytes: both `Arc`s, moka's nodes and table, allocator rounding.
-/// `benches/memory.rs` measures 288 to 333.
-pub const ENTRY_OVERHEAD: u32 = 376;
+/// Bytes of a shard: the largest answers are a small part of it, and its table, which doubles now and then under the lock,
+/// does so in a fraction of a millisecond.
+const SHARD_BYTES: u64 = 4 << 20;
 /// Questions whose failures in a row are remembered; about 100 bytes each. Beyond it the least used begins anew: it is asked
 /// again after a second, and whoever has a stale answer coming waits for the servers once more.
 pub const MAX_FAILING: u64 = 16_384;
 /// A question that has not failed for this long begins anew.
 const FAILURES_FORGOTTEN: Duration = Duration::from_secs(120);
-
-type Level = Cache<u64, Arc<Entry>, PassThrough>;
 
 /// A question that failed.
 #[derive(Clone, Copy)]
@@ -50,38 +45,24 @@ struct Failed {
 
 /// All answers.
 pub struct Store {
-    common: Level,
-    refuge: Level,
+    shards: Box<[Mutex<Shard>]>,
+    shares: Shares,
     failing: Cache<u64, Failed, PassThrough>,
-    held: Arc<[AtomicU64]>,
     addresses: RandomState,
 }
 
 impl Store {
     /// An empty store of so many bytes.
     pub fn new(bytes: u64) -> Store {
-        let held: Arc<[AtomicU64]> = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        let share = bytes / QUARTER;
-        let refuge = level(share).build_with_hasher(PassThrough::default());
-        let (holders, way_out) = (Arc::clone(&held), refuge.clone());
-        let pushed_out = move |hash: Arc<u64>, entry: Arc<Entry>, cause| {
-            let Some(held) = holders.get(usize::from(entry.bucket().0)) else { return };
-            let before = held.fetch_sub(u64::from(weight(&entry)), Ordering::Relaxed);
-            if cause == RemovalCause::Size && before <= share && !entry.is_void() {
-                way_out.insert(*hash, entry);
-            }
-        };
+        let shards = (bytes / SHARD_BYTES).max(1);
         Store {
-            common: level(bytes - share)
-                .eviction_listener(pushed_out)
-                .build_with_hasher(PassThrough::default()),
-            refuge,
+            shards: (0..shards).map(|_| Mutex::new(Shard::new(bytes / shards))).collect(),
+            shares: Shares::of(bytes),
             failing: Cache::builder()
                 .max_capacity(MAX_FAILING)
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(FAILURES_FORGOTTEN)
                 .build_with_hasher(PassThrough::default()),
-            held,
             addresses: RandomState::default(),
         }
     }
@@ -93,19 +74,21 @@ impl Store {
 
     /// The answer to a key, fresh or not.
     pub fn get(&self, key: &QueryKey) -> Option<Arc<Entry>> {
-        let found = self.common.get(&key.hash()).or_else(|| self.refuge.get(&key.hash()))?;
+        let found = self.shard(key.hash())?.get(key.hash())?;
         found.answers(key).then_some(found)
     }
 
     /// Keeps an answer in place of an earlier one to the same key.
     pub fn insert(&self, entry: Arc<Entry>) {
-        let hash = entry.hash();
-        let Some(held) = self.held.get(usize::from(entry.bucket().0)) else { return };
-        held.fetch_add(u64::from(weight(&entry)), Ordering::Relaxed);
-        self.common.insert(hash, entry);
-        if self.refuge.contains_key(&hash) {
-            self.refuge.invalidate(&hash);
+        if let Some(mut shard) = self.shard(entry.hash()) {
+            shard.insert(entry, &self.shares);
         }
+    }
+
+    /// The shard that a hash belongs to, by bits that its table does not use.
+    fn shard(&self, hash: u64) -> Option<MutexGuard<'_, Shard>> {
+        let at = (hash >> 32) as usize % self.shards.len();
+        Some(lock(self.shards.get(at)?))
     }
 
     /// Counts a failure of a question and tells how many came before it.
@@ -128,22 +111,97 @@ impl Store {
         0
     }
 
-    /// Entries and bytes held. Settles what moka has put off, so it is for whoever scrapes, not for a worker.
-    pub fn usage(&self) -> (u64, u64) {
-        let levels = [&self.common, &self.refuge];
-        levels.iter().for_each(|level| level.run_pending_tasks());
-        (levels.map(Cache::entry_count).iter().sum(), levels.map(Cache::weighted_size).iter().sum())
+    /// What it holds and what it could not hold. It takes each lock in turn, so it is for whoever scrapes, not for a worker.
+    pub fn usage(&self) -> Usage {
+        self.shards.iter().map(|shard| lock(shard).usage()).fold(Usage::default(), Usage::add)
     }
 }
 
-fn level(bytes: u64) -> CacheBuilder<u64, Arc<Entry>, Cache<u64, Arc<Entry>>> {
-    Cache::builder()
-        .max_capacity(bytes)
-        .eviction_policy(EvictionPolicy::lru())
-        .weigher(|_, entry: &Arc<Entry>| weight(entry))
+/// Nothing under the lock panics; if it did, the shard would still be sound but for its counts.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes an entry takes in the store.
-pub fn weight(entry: &Entry) -> u32 {
-    u32::try_from(entry.size_with_parts()).unwrap_or(u32::MAX).saturating_add(ENTRY_OVERHEAD)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::entry::Role;
+    use crate::cache::key::{KeyHasher, SearchListId};
+    use crate::wire::name::Name;
+    use crate::wire::question::Question;
+
+    /// The key of a name; many of them differ in their hashes alone, which are spread as hashes are.
+    fn key(number: u64) -> QueryKey {
+        let octets = [Name::from_text("www.example").unwrap().as_wire(), &[0, 1, 0, 1]].concat();
+        let question = Question { octets: &octets, qtype: 1, qclass: 1 };
+        let key = QueryKey::of(&question, false, false, SearchListId::LITERAL, &KeyHasher::default());
+        key.with_hash(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn keep(store: &Store, key: &QueryKey, client: IpAddr) {
+        let entry = Entry::literal(key, Role::Bar, Duration::ZERO, store.bucket(client), Moment(0));
+        store.insert(Arc::new(entry));
+    }
+
+    /// Four workers at once, each with `names` of its own or all with the same.
+    fn worked_by_four(store: &Store, names: u64, own: bool) {
+        std::thread::scope(|scope| {
+            for worker in 0..4u8 {
+                scope.spawn(move || {
+                    for number in 0..names {
+                        let key = key(if own { u64::from(worker) * names + number } else { number });
+                        keep(store, &key, [127, 0, 0, worker].into());
+                        assert!(store.get(&key).is_some());
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn workers_that_share_it_lose_nothing() {
+        let store = Store::new(2 * SHARD_BYTES);
+        worked_by_four(&store, 10_000, false);
+        assert_eq!(store.shards.len(), 2);
+        assert!((0..10_000).all(|number| store.get(&key(number)).is_some()));
+        let usage = store.usage();
+        assert_eq!((usage.entries, usage.evicted + usage.refused), (10_000, 0));
+        assert_eq!(usage.bytes, store.shares.all());
+    }
+
+    #[test]
+    fn workers_that_fill_it_lose_no_count() {
+        let store = Store::new(2 * SHARD_BYTES);
+        worked_by_four(&store, 20_000, true);
+        let usage = store.usage();
+        assert!(usage.bytes <= 2 * SHARD_BYTES && usage.bytes > SHARD_BYTES);
+        assert_eq!(usage.bytes, store.shares.all());
+        assert_eq!(usage.entries + usage.evicted + usage.evicted_over_share + usage.refused, 80_000);
+    }
+
+    #[test]
+    fn a_million_names_of_one_client_leave_others_theirs() {
+        let store = Store::new(4 * SHARD_BYTES);
+        let others: Vec<_> = (0..1000).map(key).collect();
+        for (number, key) in (0..50).cycle().zip(&others) {
+            keep(&store, key, [10, 0, 0, number].into());
+        }
+        for number in 0..1_000_000 {
+            keep(&store, &key(1000 + number), [10, 0, 1, 0].into());
+        }
+        let left = others.iter().filter(|key| store.get(key).is_some()).count();
+        assert!(left >= 990, "{left}");
+        let usage = store.usage();
+        assert!(usage.bytes <= 4 * SHARD_BYTES && usage.entries > 40_000, "{usage:?}");
+        assert_eq!((usage.evicted, usage.refused), (0, 0), "the client's own make room for all of it");
+    }
+
+    #[test]
+    fn a_large_store_has_no_larger_locks_than_a_small_one() {
+        let shards = |bytes| Store::new(bytes).shards.len() as u64;
+        assert_eq!(
+            [1 << 20, SHARD_BYTES, 64 << 20, 16 << 30].map(shards),
+            [1, 1, 16, (16 << 30) / SHARD_BYTES]
+        );
+    }
 }

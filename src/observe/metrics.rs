@@ -221,10 +221,18 @@ impl Counters {
         };
         let entries = usage.iter().map(|(level, entries, _)| (vec![name(*level)], *entries)).collect();
         let bytes = usage.iter().map(|(level, _, bytes)| (vec![name(*level)], *bytes)).collect();
+        let evictions = self.shared.cache.evictions();
+        let evictions = evictions.iter().map(|(reason, count)| (vec![*reason], *count)).collect();
         let waiting = vec![(vec![], u64::from(self.shared.waiting.count()))];
         [
             gauges("nodens_cache_entries", "Answers held, by level.", &["level"], entries),
             gauges("nodens_cache_bytes", "Bytes of answers held, by level.", &["level"], bytes),
+            family(
+                "nodens_cache_evictions_total",
+                "Answers dropped or not kept for want of room in the store, by reason.",
+                &["reason"],
+                evictions,
+            ),
             gauges("nodens_waiting", "Questions that wait for upstream.", &[], waiting),
         ]
         .concat()

@@ -1,6 +1,6 @@
 //! A query answered at once, top to bottom: what the cache knows, what is refused, and what is left to ask.
 //!
-//! On the way of a fresh answer nothing is locked, allocated or awaited.
+//! On the way of a hot answer nothing is locked, allocated or awaited; one of the store takes its shard's lock for a look-up.
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -205,6 +205,9 @@ fn a_client_keeps_its_share_of_the_store_while_another_floods_it() {
     let before = upstream.count();
     flood([127, 0, 4, 1].into(), &nodens, names());
     assert_eq!(upstream.count(), before, "what was asked once is still there");
+    let evictions = |reason| nodens.metric("nodens_cache_evictions_total", &[reason]);
+    assert_eq!([evictions("\"full\""), evictions("refused")], [0, 0]);
+    assert!(evictions("client_full") > 10_000);
 }
 
 #[test]
