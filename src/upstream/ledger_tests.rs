@@ -147,6 +147,8 @@ impl Simulation {
                 Event::Ask(client) => self.ask(client),
                 Event::Answer(number, index, well) => self.answer(number, index, well),
                 Event::Late(number, index) => self.late(number, index),
+                // An earlier one has taken its place.
+                Event::Turn if self.turn_at != Some(when) => continue,
                 Event::Turn => self.turn_at = None,
             }
             self.turns();
