@@ -288,6 +288,16 @@ impl<T> Queue<T> {
     }
 }
 
+#[cfg(test)]
+impl<T> Queue<T> {
+    /// Entries of all its tables.
+    pub fn entries(&self) -> usize {
+        let of_flow = |flow: &Flow| flow.domains.values().map(VecDeque::len).sum::<usize>() + flow.turn.len();
+        let of_round = |round: &Round| round.clients.values().map(of_flow).sum::<usize>() + round.turn.len();
+        self.waiting.len() + self.clients.len() + self.rounds.iter().map(of_round).sum::<usize>()
+    }
+}
+
 /// A class: clients in turn.
 #[derive(Default)]
 struct Round {

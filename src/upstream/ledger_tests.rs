@@ -36,8 +36,10 @@ const fn client(rate: f64, domains: u64) -> Client {
 /// What is between the group and its answers.
 #[derive(Clone, Copy)]
 struct Path {
-    /// Packets a second that are let through, with a burst of five.
+    /// Packets a second that are let through.
     limit: Option<f64>,
+    /// Packets that the limiter saves up.
+    burst: f64,
     /// What is over the limit is answered REFUSED.
     refuses: bool,
     /// The part that is lost each way.
@@ -45,7 +47,8 @@ struct Path {
     latency: Duration,
 }
 
-const PATH: Path = Path { limit: None, refuses: false, loss: 0.0, latency: Duration::from_millis(5) };
+const PATH: Path =
+    Path { limit: None, burst: 5.0, refuses: false, loss: 0.0, latency: Duration::from_millis(5) };
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -102,6 +105,7 @@ struct Simulation {
     distinct: u32,
     longest_line: usize,
     most_questions: usize,
+    most_entries: usize,
 }
 
 impl Simulation {
@@ -126,6 +130,7 @@ impl Simulation {
             distinct: 0,
             longest_line: 0,
             most_questions: 0,
+            most_entries: 0,
         };
         (0..clients.len()).for_each(|client| simulation.ask_later(client));
         simulation
@@ -157,6 +162,9 @@ impl Simulation {
             let waiting = Class::ALL.map(|class| self.ledger.waiting(class)).iter().sum();
             self.longest_line = self.longest_line.max(waiting);
             self.most_questions = self.most_questions.max(self.questions.len());
+            if waiting > 0 && waiting >= self.longest_line / 2 {
+                self.most_entries = self.most_entries.max(self.ledger.queue.entries());
+            }
         }
         self.now = until;
     }
@@ -211,13 +219,13 @@ impl Simulation {
         self.distinct += u32::from(index == 0);
         self.second().sent += 1;
         self.at(self.now + TRY, Event::Late(number, index));
-        let Path { limit, refuses, loss, latency } = self.path;
+        let Path { limit, burst, refuses, loss, latency } = self.path;
         if self.random.random::<f64>() < loss {
             return;
         }
         let passes = limit.is_none_or(|limit| {
             let (tokens, at) = self.bucket;
-            let tokens = (tokens + (self.now - at).as_secs_f64() * limit).min(5.0);
+            let tokens = (tokens + (self.now - at).as_secs_f64() * limit).min(burst);
             let passes = tokens >= 1.0;
             self.bucket = (tokens - f64::from(passes), self.now);
             passes
@@ -367,16 +375,19 @@ fn in_time(second: &Second) -> f64 {
     f64::from(second.answered)
 }
 
-/// 3,000 distinct questions a second before a limit of 1,024 packets, nothing configured.
+/// 3,000 distinct questions a second before a limit, nothing configured.
 fn keeps_to_the_limit(what: &str, path: Path, domains: u64) {
+    let limit = path.limit.unwrap();
     let mut simulation = adaptive(path, &[client(3000.0, domains)]);
     simulation.run(30 * SECOND);
     simulation.show(what, 10..30);
     let (sent, answered) = (simulation.mean(10..30, sent), simulation.mean(10..30, in_time));
-    assert!((0.97 * 1024.0..=1024.0).contains(&sent), "sent {sent}");
-    assert!(answered >= 0.95 * 1024.0, "answered {answered}");
+    assert!((0.97 * limit..=limit).contains(&sent), "{limit}: sent {sent}");
+    assert!(answered >= 0.95 * limit, "{limit}: answered {answered}");
     let each = simulation.packets_per_question();
-    assert!(each < 1.03, "{each} packets a question");
+    // What is lost at 1,000 a second until a low limit is found is asked again.
+    let most = if limit < 1000.0 { 1.05 } else { 1.03 };
+    assert!(each < most, "{limit}: {each} packets a question");
 }
 
 #[test]
@@ -385,6 +396,12 @@ fn a_limit_is_found_and_kept_to() {
     keeps_to_the_limit("3,000/s under one domain, limit 1,024", limit, 1);
     keeps_to_the_limit("the same under 1,000 domains", limit, 1000);
     keeps_to_the_limit("the same, answers after 300 ms", Path { latency: 300 * MS, ..limit }, 1);
+    // Far below the rate that it begins with: what is lost until it is found is not the path's own loss.
+    for limit in [700.0, 500.0, 300.0] {
+        let path = Path { limit: Some(limit), ..PATH };
+        keeps_to_the_limit(&format!("the same, limit {limit}"), path, 1);
+        keeps_to_the_limit(&format!("the same, limit {limit}, refused"), Path { refuses: true, ..path }, 1);
+    }
 }
 
 #[test]
@@ -591,27 +608,60 @@ fn what_cannot_wait_is_refused_at_once() {
     assert!(simulation.longest_line <= 160, "{}: what can go in 1.55 s", simulation.longest_line);
 }
 
-/// Hours of a flood before a limit: the limit and each share hold, and nothing piles up. `NODENS_HOURS=6` takes two minutes.
+/// A limiter that saves up more than a raised window sends too much is taken to let through more than it does: by a quarter, of which
+/// nothing is lost but what is sent in vain.
+#[test]
+fn a_limiter_that_saves_up_is_exceeded_by_a_quarter_and_used() {
+    for (limit, burst) in [(300.0, 300.0), (1024.0, 100.0), (1024.0, 1024.0)] {
+        let path = Path { limit: Some(limit), burst, ..PATH };
+        let mut simulation = adaptive(path, &[client(3.0 * limit, 1), client(20.0, 5)]);
+        simulation.run(60 * SECOND);
+        let (sent, answered) = (simulation.mean(20..60, sent), simulation.mean(20..60, in_time));
+        assert!(sent <= 1.3 * limit && answered >= 0.97 * limit, "{limit}: sent {sent}, answered {answered}");
+        let (well, asked) = (f64::from(simulation.answered[1]), f64::from(simulation.asked[1]));
+        assert!(well >= 0.97 * asked, "{limit}: {well} of {asked}");
+    }
+}
+
+/// Six hours, each with half an hour of a flood before a limit: the limit and each share hold, and nothing piles up.
 #[test]
 fn hours_change_nothing() {
-    let hours = std::env::var("NODENS_HOURS").ok().and_then(|hours| hours.parse().ok()).unwrap_or(0.15);
-    let mut clients = vec![client(70.0, 3)];
+    const HALF: usize = 1800;
+    let flood = client(70.0, 100_000);
+    let mut clients = vec![flood];
     clients.extend([client(1.0, 2); 4]);
     let mut simulation = adaptive(Path { limit: Some(60.0), ..PATH }, &clients);
     simulation.run(300 * SECOND);
-    let (line, questions) = (simulation.longest_line, simulation.most_questions);
-    let seconds = (hours * 3600.0) as usize;
-    simulation.run(Duration::from_secs(seconds as u64));
-    for mean in [simulation.mean(100..300, sent), simulation.mean(seconds - 200..seconds, sent)] {
-        assert!((0.93 * 60.0..=1.07 * 60.0).contains(&mean), "{mean}");
+    let at_first = (simulation.longest_line, simulation.most_questions, simulation.most_entries);
+    for hour in 0..6 {
+        let begin = 2 * HALF * hour;
+        simulation.run(Duration::from_secs((begin + HALF) as u64));
+        let mean = simulation.mean(begin + HALF - 600..begin + HALF, sent);
+        assert!((0.93 * 60.0..=1.07 * 60.0).contains(&mean), "hour {hour}: {mean}");
+        let well = simulation.mean(begin + HALF - 600..begin + HALF, in_time);
+        assert!(well >= 0.92 * 60.0, "hour {hour}: {well} answered");
+        simulation.clients[0].rate = 0.0;
+        simulation.run(Duration::from_secs((begin + 2 * HALF) as u64));
+        simulation.clients[0] = flood;
+        simulation.ask_later(0);
     }
     for client in 1..5 {
         let (well, asked) = (f64::from(simulation.answered[client]), f64::from(simulation.asked[client]));
-        assert!(well + 1.0 >= 0.99 * asked, "{well} of {asked}");
+        assert!(asked > 20_000.0 && well + 1.0 >= 0.99 * asked, "{well} of {asked}");
     }
-    let (lines, most) = (simulation.longest_line, simulation.most_questions);
+    let at_most = |first: usize| first + first / 2;
+    let (line, questions, entries) = at_first;
+    let at_last = (simulation.longest_line, simulation.most_questions, simulation.most_entries);
     assert!(
-        lines <= line + line / 2 && most <= questions + questions / 2,
-        "{lines} {most}, at first {line} {questions}"
+        at_last.0 <= at_most(line) && at_last.1 <= at_most(questions) && at_last.2 <= at_most(entries),
+        "{at_last:?}, at first {at_first:?}"
+    );
+    assert_eq!(simulation.ledger.spots.places.len(), SPOTS);
+    simulation.clients.iter_mut().for_each(|client| client.rate = 0.0);
+    simulation.run(simulation.now + 10 * SECOND);
+    assert_eq!(
+        (simulation.ledger.queue.entries(), simulation.questions.len()),
+        (0, 0),
+        "nothing is left behind"
     );
 }

@@ -407,10 +407,15 @@ impl Rate {
     fn judge_cruise(&mut self, number: u32, now: Duration) {
         let Some((_, window)) = self.windows.get(self.index(number)) else { return };
         let (sample, is_bound) = (window.sample(), window.is_bound(now));
+        let is_above = self.flat_at.is_some_and(|cut_at| window.begun() < cut_at);
         self.close(number);
         let Some(sample) = sample else { return };
         self.latest = Some(sample);
         let Some(usual) = self.usual else {
+            // What went out before a cut went out above the limit: what it lost is not the path's loss.
+            if is_above {
+                return;
+            }
             // After a cut it is below the limit; where nothing was cut yet, what is lost may be for either reason.
             self.is_paths = self.limit.is_some();
             self.usual = Some(sample.part);

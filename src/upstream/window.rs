@@ -154,6 +154,11 @@ impl Window {
         self.closed.is_some()
     }
 
+    /// When it began.
+    pub fn begun(&self) -> Duration {
+        self.begun
+    }
+
     /// When it ended.
     pub fn ended(&self) -> Option<Duration> {
         self.ended
