@@ -175,6 +175,29 @@ async fn truncation_goes_to_tcp_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_truncated_over_tcp_too_is_no_answer() {
+    local(async {
+        let part = |seen: &Seen| {
+            let mut message = seen.a(60);
+            message[2] |= (Flags::TC >> 8) as u8;
+            message
+        };
+        let network = Network::new(move |seen| match seen.server {
+            0 => reply(5, part(seen)),
+            _ => reply(5, seen.a(60)),
+        });
+        let run = ask_once(&network, &servers(1)).await;
+        assert_eq!((run.result.unwrap_err(), run.took, run.seen.len()), (Failure::TimedOut, MS * 10, 2));
+        // Another server is asked at once.
+        let two = servers(2);
+        two[1].health().answered(MS * 900);
+        let run = ask_once(&network, &two).await;
+        assert_eq!((run.result.unwrap().kind, run.took, run.seen.len()), (Kind::Data, MS * 15, 3));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_letter_case_is_believed_only_from_tcp() {
     local(async {
         let lower = |seen: &Seen, last: u8| {

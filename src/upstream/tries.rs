@@ -393,6 +393,13 @@ impl<'o> Tries<'o> {
             }
             return Verdict::Wait;
         }
+        if truncated {
+            // RFC 2181 section 9: what is cut is no answer. This server has none that is whole.
+            made.open = false;
+            made.permit.answered(false);
+            server.failed(TryFailure::Malformed, now);
+            return self.leave_out(&server);
+        }
         let echoed = message.get(HEADER_LEN..HEADER_LEN + made.sent.len()) == Some(&made.sent);
         lower_question(&mut message);
         let Ok(mut answer) = Answer::read(&message) else {
@@ -435,6 +442,11 @@ impl<'o> Tries<'o> {
             return if self.servers.len() > 1 { Verdict::Next } else { Verdict::Wait };
         }
         made.permit.answered(false);
+        self.leave_out(server)
+    }
+
+    /// Moves on to the next server; this one is not asked again.
+    fn leave_out(&mut self, server: &Server) -> Verdict {
         self.servers.retain(|other| other.number != server.number);
         // The server in front is the next; `next` would pass over it.
         let back = usize::from(!self.servers.is_empty());
