@@ -395,7 +395,7 @@ impl Scripted {
         let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         std::thread::spawn(move || {
             while let Some(packet) = read_framed(&mut stdout) {
-                let asked = Asked { packet, from: addr, tcp: true, number: 0 };
+                let asked = Asked { packet, from: addr, tcp: true, at: std::time::Instant::now(), number: 0 };
                 let reply = script(&asked);
                 let framed = [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
                 if stdin.write_all(&framed).and_then(|()| stdin.flush()).is_err() {

@@ -8,8 +8,12 @@ use hickory_resolver::proto::rr::RecordType;
 use crate::harness::{Nodens, PATIENCE, Upstream, free_addr, query, udp};
 
 pub fn code(nodens: &Nodens, name: &str) -> (ResponseCode, Option<u16>) {
-    let reply = udp(nodens.addr, &query(name, RecordType::A));
-    let message = Message::from_vec(&reply).unwrap();
+    told(&udp(nodens.addr, &query(name, RecordType::A)))
+}
+
+/// A reply's rcode, and its extended error.
+pub fn told(reply: &[u8]) -> (ResponseCode, Option<u16>) {
+    let message = Message::from_vec(reply).unwrap();
     let opt =
         message.edns.is_some().then(|| reply.windows(3).position(|octets| octets == [0, 0, 41])).flatten();
     let info = opt.and_then(|at| reply.get(at + 11..at + 17)).filter(|option| option[..2] == [0, 15]);

@@ -255,6 +255,7 @@ pub struct Asked {
     pub packet: Vec<u8>,
     pub from: SocketAddr,
     pub tcp: bool,
+    pub at: Instant,
     /// How many questions came before it.
     pub number: usize,
 }
@@ -397,7 +398,7 @@ impl Drop for Upstream {
 
 fn note(asked: &Mutex<Vec<Asked>>, packet: &[u8], from: SocketAddr, tcp: bool) -> Asked {
     let mut all = asked.lock().unwrap();
-    let one = Asked { packet: packet.to_vec(), from, tcp, number: all.len() };
+    let one = Asked { packet: packet.to_vec(), from, tcp, at: Instant::now(), number: all.len() };
     all.push(one.clone());
     one
 }
