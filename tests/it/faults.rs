@@ -23,7 +23,7 @@ fn a_flood_behind_a_limit_leaves_nine_others_theirs() {
     if !can_limit() {
         return;
     }
-    let limited = Limited::new("udp dport 53 limit rate over 1000/second burst 5 packets", "");
+    let limited = Limited::new("udp dport 53 limit rate over 1000/second burst 20 packets", "");
     let nodens = on_a_host_with(limited.addr());
     let nine = |when: &str| -> Vec<Crowd> {
         let one =
@@ -44,7 +44,7 @@ fn a_flood_behind_a_limit_leaves_nine_others_theirs() {
         "of the nine's {} of {} failed in the first 3 s, then {} of {}",
         early.1, early.0, later.1, later.0
     );
-    assert!(flood.answered() > 1000, "what they leave is the flood's: {}", flood.answered());
+    assert!(flood.answered() > 1000, "what they leave is the flood's");
     assert!(later.1 * 100 <= later.0, "{later:?}");
     assert!(early.1 * 20 <= early.0, "{early:?}");
 }
@@ -176,7 +176,7 @@ impl Bucket {
 /// A limiter that answers REFUSED in place of dropping: the rate settles at its limit, and hardly any client is told so.
 #[test]
 fn a_limiter_that_refuses_is_found_and_its_word_is_not_passed_on() {
-    const LIMIT: f64 = 300.0;
+    const LIMIT: f64 = 600.0;
     let bucket = Mutex::new(Bucket { rate: LIMIT, burst: 10.0, left: 10.0, at: Instant::now() });
     let refused = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&refused);
@@ -188,7 +188,7 @@ fn a_limiter_that_refuses_is_found_and_its_word_is_not_passed_on() {
         asked.raw(5, [0; 3], &[])
     });
     let nodens = Nodens::before(upstream.addr, &["--upstream-budget", "adaptive"]);
-    let crowd = Crowd::start([127, 0, 9, 31].into(), nodens.addr, "r#.example.com", 1000);
+    let crowd = Crowd::start([127, 0, 9, 31].into(), nodens.addr, "r#.example.com", 2000);
     std::thread::sleep(Duration::from_secs(5));
     let polite = Crowd::start([127, 0, 9, 32].into(), nodens.addr, "p#.example.com", 80);
     let before = (upstream.count(), refused.load(Ordering::Relaxed), crowd.told(5), crowd.answered());
@@ -207,8 +207,8 @@ fn a_limiter_that_refuses_is_found_and_its_word_is_not_passed_on() {
         "{refused} of {came} refused, {answered} answered, {told} told so; {of_polite}, {polite:?}; rates {rates:?}"
     );
     let settled = rates[rates.len() / 2] as f64;
-    assert!((0.8 * LIMIT..=1.15 * LIMIT).contains(&settled), "{rates:?}");
-    assert!(refused as f64 <= 0.1 * came as f64, "{refused} of {came}");
+    assert!((0.85 * LIMIT..=1.1 * LIMIT).contains(&settled), "{rates:?}");
+    assert!(answered >= 1000 && refused as f64 <= 0.15 * came as f64, "{refused} of {came}");
     // A flood's questions have waited in line, and no time is left for a second try; who is polite has one while retries have
     // a share left over.
     assert!(told as f64 <= 0.05 * answered as f64, "{told} clients were told REFUSED, {answered} answered");
@@ -487,8 +487,9 @@ fn one_fault_over_tcp(fault: Over) {
         (server.connections.load(Ordering::Relaxed), server.questions.load(Ordering::Relaxed));
     println!("{fault:?}: {connections} connections, {questions} questions over TCP, {codes:?}");
     assert!(codes.iter().all(|code| code.0 == ResponseCode::ServFail), "{fault:?}: {codes:?}");
-    // A connection may be reset once; a second one is the last.
-    assert!(connections <= 2 * NAMES && questions <= 2 * NAMES, "{fault:?}: {connections} {questions}");
+    // A connection may be reset once, a second one is the last; what is truncated again will be so again.
+    let most = if fault == Over::TruncatesAgain { NAMES } else { 2 * NAMES };
+    assert!(connections <= most && questions <= most, "{fault:?}: {connections} {questions}");
     *server.over.lock().unwrap() = Over::Answers;
     let start = Instant::now();
     let is_well =
