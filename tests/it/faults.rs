@@ -1,6 +1,7 @@
 //! The fault lab: for each fault of an upstream what its clients are told, and how many packets it costs.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::Write;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,14 +51,14 @@ fn a_flood_behind_a_limit_leaves_nine_others_theirs() {
 }
 
 /// Questions for so many distinct names, by eight clients one after the other; those that did not get the good server's address.
-fn not_answered(nodens: &Nodens, prefix: &str, names: Range<usize>) -> Vec<String> {
+fn not_answered(nodens: &Nodens, names: Range<usize>) -> Vec<String> {
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for client in 0..8 {
             let (names, failed) = (names.clone().skip(client).step_by(8), &failed);
             scope.spawn(move || {
                 for number in names {
-                    let reply = nodens.ask(&format!("{prefix}{number}.example.com"), RecordType::A);
+                    let reply = nodens.ask(&format!("n{number}.example.com"), RecordType::A);
                     if reply.answers.len() != 1 {
                         failed.lock().unwrap().push(format!("{number}: {}", reply.metadata.response_code));
                     }
@@ -85,7 +86,7 @@ fn one_good_server_is_enough(bad: Vec<(&str, Script)>) {
     let args: Vec<&str> = urls.iter().flat_map(|url| ["--upstream", url]).collect();
     let nodens = Nodens::start(&args);
     let start = Instant::now();
-    let failed = not_answered(&nodens, "n", 0..QUESTIONS);
+    let failed = not_answered(&nodens, 0..QUESTIONS);
     let took = start.elapsed().as_secs_f64();
     println!("{} of {QUESTIONS} failed; the good one was asked {} times", failed.len(), good.count());
     assert!(failed.len() * 1000 <= QUESTIONS, "{failed:?}");
@@ -287,8 +288,7 @@ fn slow_names_hold_up_nobody_and_their_late_answers_are_kept() {
     for name in slow.iter().chain(&fast) {
         socket.send(&query(name, RecordType::A)).unwrap();
     }
-    let mut buffer = [0; 512];
-    let mut order: Vec<(String, ResponseCode)> = Vec::new();
+    let (mut buffer, mut order) = ([0; 512], Vec::new());
     while order.len() < slow.len() + fast.len() {
         let length = socket.recv(&mut buffer).unwrap();
         let reply = Message::from_vec(&buffer[..length]).unwrap();
@@ -367,8 +367,9 @@ fn tries_wait_longer_for_a_slow_server() {
 }
 
 /// What a server does with a question over TCP whose answer over UDP was truncated.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Over {
+    #[default]
     Answers,
     Closes,
     HalfCloses,
@@ -382,10 +383,16 @@ enum Over {
 /// A server that truncates over UDP.
 struct Truncating {
     udp: Upstream,
-    over: Arc<Mutex<Over>>,
-    connections: Arc<AtomicUsize>,
-    questions: Arc<AtomicUsize>,
-    ended: Arc<AtomicBool>,
+    tcp: Arc<Tcp>,
+}
+
+/// What it does over TCP, and what it has seen there.
+#[derive(Default)]
+struct Tcp {
+    over: Mutex<Over>,
+    connections: AtomicUsize,
+    questions: AtomicUsize,
+    ended: AtomicBool,
 }
 
 impl Truncating {
@@ -393,64 +400,53 @@ impl Truncating {
         let udp = Upstream::with_tcp(false, |asked| vec![(0, asked.raw(0x0200, [0; 3], &[]))]);
         let listener = TcpListener::bind(udp.addr).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (over, connections, questions, ended) =
-            (Arc::new(Mutex::new(first)), Arc::default(), Arc::default(), Arc::new(AtomicBool::new(false)));
-        let it = Truncating { udp, over, connections, questions, ended };
-        let (over, connections, questions, ended) = (
-            Arc::clone(&it.over),
-            Arc::clone(&it.connections),
-            Arc::clone(&it.questions),
-            Arc::clone(&it.ended),
-        );
+        let tcp = Arc::new(Tcp { over: Mutex::new(first), ..Tcp::default() });
+        let shared = Arc::clone(&tcp);
         std::thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
+            while !shared.ended.load(Ordering::Relaxed) {
                 let Ok((stream, from)) = listener.accept() else {
                     std::thread::sleep(Duration::from_millis(5));
                     continue;
                 };
-                connections.fetch_add(1, Ordering::Relaxed);
-                let (over, questions) = (Arc::clone(&over), Arc::clone(&questions));
-                std::thread::spawn(move || converse(stream, from, &over, &questions));
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || converse(stream, from, &shared));
             }
         });
-        it
+        Truncating { udp, tcp }
     }
 }
 
 impl Drop for Truncating {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
+        self.tcp.ended.store(true, Ordering::Relaxed);
     }
 }
 
-fn converse(mut stream: TcpStream, from: SocketAddr, over: &Mutex<Over>, questions: &AtomicUsize) {
-    use std::io::Write;
+fn converse(mut stream: TcpStream, from: SocketAddr, tcp: &Tcp) {
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     while let Some(packet) = read_framed(&mut stream) {
-        let number = questions.fetch_add(1, Ordering::Relaxed);
+        let number = tcp.questions.fetch_add(1, Ordering::Relaxed);
         let asked = Asked { packet, from, tcp: true, at: Instant::now(), number };
-        let reply = asked.address(300, 1);
-        let framed = [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
-        let now = *over.lock().unwrap();
+        let framed = |reply: Vec<u8>| [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
+        let whole = framed(asked.address(300, 1));
+        let now = *tcp.over.lock().unwrap();
         let _ = match now {
-            Over::Answers => stream.write_all(&framed),
+            Over::Answers => stream.write_all(&whole),
             Over::Closes => return,
-            Over::HalfCloses => stream.shutdown(std::net::Shutdown::Write),
+            Over::HalfCloses => stream.shutdown(Shutdown::Write),
             Over::ResetsMidAnswer | Over::CutsMidAnswer => {
-                let _ = stream.write_all(&framed[..framed.len() / 2]);
-                if now == Over::ResetsMidAnswer {
-                    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                }
+                let _ = stream.write_all(&whole[..whole.len() / 2]);
+                let linger = (now == Over::ResetsMidAnswer).then_some(Duration::ZERO);
+                let _ = socket2::SockRef::from(&stream).set_linger(linger);
                 return;
             }
-            Over::TruncatesAgain => {
-                let reply = asked.raw(0x0200, [0; 3], &[]);
-                stream.write_all(&[&(reply.len() as u16).to_be_bytes()[..], &reply].concat())
-            }
+            Over::TruncatesAgain => stream.write_all(&framed(asked.raw(0x0200, [0; 3], &[]))),
             Over::SaysNothing => Ok(()),
+            // A message of no octets, one of three, a header alone.
             Over::SendsRubbish => {
-                stream.write_all(&[0, 0, 0, 3, 1, 2, 3, 0, 12, 0, 0, 0x81, 0x80, 0, 0, 0, 0, 0, 0, 0, 0])
+                stream.write_all(&[&[0, 0, 0, 3, 1, 2, 3, 0, 12, 0, 0, 0x81, 0x80][..], &[0; 8]].concat())
             }
         };
     }
@@ -484,21 +480,21 @@ fn one_fault_over_tcp(fault: Over) {
         codes.push(told(&udp_within(OWN, nodens.addr, &packet, STUB).expect("an answer, good or bad")));
     }
     let (connections, questions) =
-        (server.connections.load(Ordering::Relaxed), server.questions.load(Ordering::Relaxed));
+        (server.tcp.connections.load(Ordering::Relaxed), server.tcp.questions.load(Ordering::Relaxed));
     println!("{fault:?}: {connections} connections, {questions} questions over TCP, {codes:?}");
     assert!(codes.iter().all(|code| code.0 == ResponseCode::ServFail), "{fault:?}: {codes:?}");
     // A connection may be reset once, a second one is the last; what is truncated again will be so again.
     let most = if fault == Over::TruncatesAgain { NAMES } else { 2 * NAMES };
     assert!(connections <= most && questions <= most, "{fault:?}: {connections} {questions}");
-    *server.over.lock().unwrap() = Over::Answers;
+    *server.tcp.over.lock().unwrap() = Over::Answers;
     let start = Instant::now();
     let is_well =
         |number: u128| code(&nodens, &format!("well{number}.example.com")).0 == ResponseCode::NoError;
     while !is_well(start.elapsed().as_nanos()) {
         assert!(start.elapsed() < PATIENCE, "{fault:?}");
     }
-    let before = server.connections.load(Ordering::Relaxed);
+    let before = server.tcp.connections.load(Ordering::Relaxed);
     assert!((0..20).all(is_well), "{fault:?}");
-    let opened = server.connections.load(Ordering::Relaxed) - before;
+    let opened = server.tcp.connections.load(Ordering::Relaxed) - before;
     assert!(opened <= 1, "{fault:?}: {opened} connections for twenty questions");
 }
