@@ -352,6 +352,15 @@ impl Permit {
         }
     }
 
+    /// It was answered REFUSED, which may be a limiter's word or the server's.
+    pub fn declined(&mut self) {
+        let spot = self.spot;
+        if std::mem::replace(&mut self.state, State::Done) == State::Open {
+            count(&self.group.counts.answered, 1);
+            self.tell(|ledger, now, permit| ledger.declined(now, permit, spot));
+        }
+    }
+
     /// It has waited for its time.
     pub fn lost(&mut self) {
         if std::mem::replace(&mut self.state, State::Lost) == State::Open {

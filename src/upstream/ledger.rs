@@ -204,6 +204,15 @@ impl<T> Ledger<T> {
         self.with(permit, |rate, epoch| rate.lost(epoch, spot));
     }
 
+    /// A packet was refused, by a limiter or for good: the server is there, and nothing is known of how much it takes.
+    pub fn declined(&mut self, now: Duration, permit: Permit, spot: Spot) {
+        self.silence = Silence { packets: 0, since: now };
+        if let Some(known) = self.spots.entry(spot) {
+            known.lost = 0;
+        }
+        self.forgotten(permit);
+    }
+
     /// A packet that was given up was answered late.
     pub fn found(&mut self, permit: Permit, spot: Spot) {
         if let Some(known) = self.spots.entry(spot) {

@@ -248,7 +248,7 @@ impl Simulation {
                 made.lost = true;
                 self.ledger.lost(made.permit, spot);
             } else {
-                self.ledger.answered(now, made.permit, spot, false);
+                self.ledger.declined(now, made.permit, spot);
                 self.end(number, false);
             }
             return;
@@ -400,7 +400,9 @@ fn a_limit_is_found_and_kept_to() {
     for limit in [700.0, 500.0, 300.0] {
         let path = Path { limit: Some(limit), ..PATH };
         keeps_to_the_limit(&format!("the same, limit {limit}"), path, 1);
-        keeps_to_the_limit(&format!("the same, limit {limit}, refused"), Path { refuses: true, ..path }, 1);
+        let path = Path { refuses: true, ..path };
+        keeps_to_the_limit(&format!("the same, limit {limit}, REFUSED over it"), path, 1);
+        keeps_to_the_limit(&format!("the same under 100 domains, limit {limit}, REFUSED over it"), path, 100);
     }
 }
 
@@ -408,6 +410,18 @@ fn a_limit_is_found_and_kept_to() {
 fn a_limiter_that_answers_refused_is_found_all_the_same() {
     let path = Path { limit: Some(1024.0), refuses: true, ..PATH };
     keeps_to_the_limit("the same, REFUSED over the limit", path, 1);
+}
+
+/// Most domains are asked for the first time, and nobody knows if they are refused for a limit: that is no sign that more gets through.
+#[test]
+fn refusals_do_not_raise_the_rate() {
+    for limit in [300.0, 700.0, 1024.0] {
+        let path = Path { limit: Some(limit), refuses: true, ..PATH };
+        let mut simulation = adaptive(path, &[client(3000.0, 1_000_000)]);
+        simulation.run(20 * SECOND);
+        let (_, highest) = adaptive_rates(&simulation, 0..20);
+        assert!(highest <= 1050.0, "{limit}: {highest}/s");
+    }
 }
 
 #[test]

@@ -434,6 +434,7 @@ impl<'o> Tries<'o> {
     fn failed(&mut self, number: usize, server: &Server, answer: Answer) -> Verdict {
         let was_suspected =
             self.made.iter().any(|made| made.suspected && made.server.number == server.number);
+        let refused = answer.rcode == Rcode::REFUSED;
         self.weak.get_or_insert(answer);
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
         if !was_suspected && made.permit.is_suspect() {
@@ -441,7 +442,10 @@ impl<'o> Tries<'o> {
             self.next_at = Instant::now() + TRY_TIMEOUT;
             return if self.servers.len() > 1 { Verdict::Next } else { Verdict::Wait };
         }
-        made.permit.answered(false);
+        match refused {
+            true => made.permit.declined(),
+            false => made.permit.answered(false),
+        }
         self.leave_out(server)
     }
 
