@@ -6,7 +6,7 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::harness::{Nodens, query, udp_from};
-use crate::limits_lab::{Crowd, Limited, can_limit, measure, on_a_host_with};
+use crate::limits_lab::{Crowd, Limited, can_limit, measure, on_a_host_with, under_load};
 
 /// Packets a second that a VPC resolver of AWS takes from an interface.
 const LIMIT: f64 = 1024.0;
@@ -14,6 +14,10 @@ const LIMIT: f64 = 1024.0;
 /// 3,000 new names a second before a limit of 1,024 packets a second, nothing configured: the rate is found, hot names do not notice.
 #[test]
 fn the_limit_of_a_resolver_is_found_and_kept_to() {
+    under_load(limit_of_a_resolver);
+}
+
+fn limit_of_a_resolver() {
     if !can_limit() {
         return;
     }
@@ -46,6 +50,10 @@ fn the_limit_of_a_resolver_is_found_and_kept_to() {
 /// With the budget that is that of the limit nothing is sent that would be dropped, also at the start.
 #[test]
 fn a_fixed_budget_loses_nothing_to_a_limiter() {
+    under_load(fixed_budget);
+}
+
+fn fixed_budget() {
     if !can_limit() {
         return;
     }
@@ -94,20 +102,20 @@ fn loss_is_no_limit(lost: u32, own: u8, per_second: u32, well: f64, packets: std
 #[test]
 fn a_loss_of_one_in_a_hundred_is_not_seen() {
     // Five tries leave three in a thousand million.
-    loss_is_no_limit(1, 7, 400, 0.9995, 1.0..1.15);
+    under_load(|| loss_is_no_limit(1, 7, 400, 0.9995, 1.0..1.15));
 }
 
 /// A tenth of the packets is lost each way: clients hardly notice, and that is no limit.
 #[test]
 fn loss_is_not_taken_for_a_limit() {
     // Five tries leave 2 in 10,000.
-    loss_is_no_limit(10, 5, 400, 0.998, 1.05..1.5);
+    under_load(|| loss_is_no_limit(10, 5, 400, 0.998, 1.05..1.5));
 }
 
 /// Half of the tries fail; five leave 3.5 of a hundred, and where the rate is looked into there are fewer for some.
 #[test]
 fn a_loss_of_three_tenths_is_no_limit_either() {
-    loss_is_no_limit(30, 6, 200, 0.9, 1.5..2.5);
+    under_load(|| loss_is_no_limit(30, 6, 200, 0.9, 1.5..2.5));
 }
 
 /// nftables is there and does what the tests above rest on.
