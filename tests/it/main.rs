@@ -30,5 +30,6 @@ mod search;
 mod stale;
 mod stop;
 mod streams;
+mod truncation;
 mod upstream_limits;
 mod upstreams;
