@@ -160,8 +160,10 @@ fn ids_and_ports_cannot_be_guessed() {
     }
     let mut by_port: BTreeMap<u16, u64> = BTreeMap::new();
     asked.iter().for_each(|one| *by_port.entry(one.from.port()).or_default() += 1);
-    assert!(by_port.len() >= QUESTIONS / 128, "{} sockets", by_port.len());
-    assert!(by_port.values().all(|count| *count <= 128), "a socket retires");
+    // Of ninety sockets two may draw one port, once in eight runs; five pairs do not.
+    assert!(by_port.len() >= QUESTIONS / 128 - 4, "{} ports", by_port.len());
+    let often = by_port.values().filter(|count| **count > 128).count();
+    assert!(often <= 4, "{often} ports for more questions than a socket serves");
     let (range, cells) = (port_range(), 8);
     let (low, length) = (*range.start(), range.clone().count());
     let cell = |port: &u16| (usize::from(*port) - low) * cells / length;
@@ -195,10 +197,11 @@ fn no_port_is_used_for_long() {
     upstream.asked().iter().for_each(|one| by_port.entry(one.from.port()).or_default().push(one.at));
     assert!(by_port.values().all(|times| times.len() < 128), "none for the number of its questions");
     let used = |times: &Vec<Instant>| times[times.len() - 1] - times[0];
-    let longest = by_port.values().map(used).max().unwrap();
-    println!("{} ports, the longest for {longest:?}", by_port.len());
-    // A pause of the machine comes on top.
-    assert!(longest < Duration::from_millis(6500), "{longest:?}");
+    let mut times: Vec<Duration> = by_port.values().map(used).collect();
+    times.sort_unstable();
+    println!("{} ports, for {times:?}", by_port.len());
+    // A pause of the machine comes on top. Of sixteen sockets two may draw one port; two pairs do not.
+    assert!(times[times.len() - 3] < Duration::from_millis(6500), "{times:?}");
     assert!(by_port.len() >= 12, "eight sockets, and those that followed them: {}", by_port.len());
 }
 
