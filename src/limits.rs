@@ -36,6 +36,11 @@ const HOT_ENTRY_OVERHEAD: u64 = 128;
 pub const MAX_WAITING: u32 = 8192;
 /// Of these for one client, as unbound bounds it (its `wait-limit`).
 pub const MAX_WAITING_PER_CLIENT: u32 = 1024;
+/// Questions that nobody waits for any more and whose answers would still be kept: as many as a second's misses, and an eighth
+/// for one client. A name whose servers are dead takes such a place for four seconds, but none of those above.
+pub const MAX_LATE: u32 = 2048;
+/// Of these for one client.
+pub const MAX_LATE_PER_CLIENT: u32 = 256;
 /// Memory of a waiting question: its task, its table entry, its tries with their buffers.
 const WAITING_BYTES: u64 = 6 * KIB;
 
@@ -136,6 +141,7 @@ pub fn sums(of: &Settings) -> Vec<Line> {
             bytes: hot_bytes + HOT_ENTRIES as u64 * HOT_ENTRY_OVERHEAD,
         },
         line("questions waiting for upstream", u64::from(MAX_WAITING), WAITING_BYTES),
+        line("questions whose answers are late", u64::from(MAX_LATE), WAITING_BYTES),
         line("TCP connections of clients", u64::from(MAX_CONNECTIONS), CONNECTION_BYTES),
         line("UDP sockets for clients", of.workers * of.listen, per_socket),
         line("UDP sockets to upstream servers", of.upstream_sockets(), 8 * KIB),
@@ -151,7 +157,7 @@ pub fn sums(of: &Settings) -> Vec<Line> {
         line("questions noted for that", of.workers * 1024, 320),
         line("last answers", of.workers * 4096, 128),
         line("services that are waited for", 1024, 400),
-        line("client buckets", 3 * 4096, 8),
+        line("client buckets", 4 * 4096, 8),
         line("threads", of.workers + OTHER_THREADS, WORKER_BYTES),
         Line { what: "program", count: 1, bytes: BASE_BYTES },
     ]

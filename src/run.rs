@@ -163,6 +163,7 @@ pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
         walks: Arc::new(Flights::default()),
         search: Search::new(config.search.clone(), config.suffixes.clone(), config.denial_cut),
         waiting: Arc::new(Gate::new(limits::MAX_WAITING, limits::MAX_WAITING_PER_CLIENT)),
+        late: Arc::new(Gate::new(limits::MAX_LATE, limits::MAX_LATE_PER_CLIENT)),
         clock: Clock::start(),
         cookies: Secret::new(rand::random()),
     }

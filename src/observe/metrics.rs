@@ -224,6 +224,7 @@ impl Counters {
         let evictions = self.shared.cache.evictions();
         let evictions = evictions.iter().map(|(reason, count)| (vec![*reason], *count)).collect();
         let waiting = vec![(vec![], u64::from(self.shared.waiting.count()))];
+        let late = vec![(vec![], u64::from(self.shared.late.count()))];
         [
             gauges("nodens_cache_entries", "Answers held, by level.", &["level"], entries),
             gauges("nodens_cache_bytes", "Bytes of answers held, by level.", &["level"], bytes),
@@ -234,6 +235,7 @@ impl Counters {
                 evictions,
             ),
             gauges("nodens_waiting", "Questions that wait for upstream.", &[], waiting),
+            gauges("nodens_late", "Questions given up whose late answers would still be kept.", &[], late),
         ]
         .concat()
     }

@@ -304,7 +304,7 @@ async fn fly(
     wanted: Wanted,
     client: IpAddr,
     lead: Lead<Landed>,
-    _place: Option<Place>,
+    place: Option<Place>,
     class: Class,
 ) {
     let Wanted { key, question, .. } = wanted;
@@ -354,7 +354,10 @@ async fn fly(
         None => {
             let suspect = lead.is_suspect();
             lead.land(Ok(keep(failure(&question, Failure::TimedOut))));
-            if let Ok(late) = exchange.await
+            drop(place);
+            // Without room it is not listened to any more: names whose servers are dead keep nobody's questions out.
+            if let Ok(_place) = shared.late.enter(client)
+                && let Ok(late) = exchange.await
                 && late.kind != Kind::Failure
             {
                 keep(late);

@@ -42,6 +42,8 @@ pub struct Shared {
     pub search: Search,
     /// Who waits for them.
     pub waiting: Arc<Gate>,
+    /// Bounds the questions that nobody waits for any more and whose late answers would still be taken.
+    pub late: Arc<Gate>,
     /// The time.
     pub clock: Clock,
     /// What server cookies are made with.

@@ -21,6 +21,8 @@ use crate::upstream::udp::Arrival;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+/// Places of one client for questions whose answers are late.
+const LATE_PLACES: u32 = 20;
 
 pub(super) fn resolver(network: &Network, waiting: Gate, search: Search) -> Rc<Resolver> {
     let caps = Caps { positive: SECOND * 86_400, negative: SECOND * 3600, stale: SECOND * 86_400 };
@@ -36,6 +38,7 @@ pub(super) fn resolver_with(network: &Network, waiting: Gate, search: Search, ca
         walks: Arc::new(Flights::default()),
         search,
         waiting: Arc::new(waiting),
+        late: Arc::new(Gate::new(100, LATE_PLACES)),
         clock: Clock::start(),
         cookies: cookie::Secret::new([7; 16]),
     };
@@ -303,6 +306,36 @@ async fn beyond_the_bound_questions_are_refused_at_once_and_not_kept() {
             assert_eq!(client.await.unwrap(), 1);
         }
         assert_eq!(ask(&resolver, "one.more.example.").await.answers.len(), 1);
+    })
+    .await;
+}
+
+/// Whoever has been told that a name fails waits no more: what may still come late has room of its own, and little.
+#[tokio::test(start_paused = true)]
+async fn names_whose_servers_are_dead_keep_no_room_from_others() {
+    local(async {
+        let network = Network::new(|seen: &Seen| match seen.name().starts_with("dead") {
+            true => vec![],
+            false => reply(1, seen.a(60)),
+        });
+        let resolver =
+            resolver(&network, Gate::new(100, 40), Search::new(Mode::Off, Suffixes::default(), false));
+        let dead: Vec<_> = (0..40)
+            .map(|n| {
+                let resolver = Rc::clone(&resolver);
+                tokio::task::spawn_local(
+                    async move { code(&ask(&resolver, &format!("dead{n}.example.")).await) },
+                )
+            })
+            .collect();
+        for client in dead {
+            assert_eq!(client.await.unwrap(), ResponseCode::ServFail);
+        }
+        let counts = [&resolver.shared.waiting, &resolver.shared.late].map(|gate| gate.count());
+        assert_eq!(counts, [0, LATE_PLACES]);
+        assert_eq!(ask(&resolver, "good.example.").await.answers.len(), 1);
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!(resolver.shared.late.count(), 0);
     })
     .await;
 }

@@ -96,6 +96,7 @@ impl Node {
             walks: Arc::new(Flights::default()),
             search: Search::new(mode, Suffixes::new(name(ZONE), &hosts).unwrap(), false),
             waiting: Arc::new(Gate::new(1000, 1000)),
+            late: Arc::new(Gate::new(1000, 1000)),
             clock: Clock::start(),
             cookies: cookie::Secret::new([7; 16]),
         });
