@@ -26,15 +26,37 @@ pub struct Load<'a> {
     pub passes: Option<u32>,
     /// or for so long, whichever is first.
     pub time: Option<Duration>,
+    /// The address that is asked from.
+    pub from: Option<&'a str>,
+    /// Before everything else on its cores: what waits for a core otherwise is the client, not the server.
+    pub urgent: bool,
 }
 
 impl<'a> Load<'a> {
     pub fn new(server: SocketAddr, file: &'a Path, tcp: bool) -> Load<'a> {
-        Load { server, file, tcp, rate: None, in_flight: IN_FLIGHT, passes: None, time: None }
+        Load {
+            server,
+            file,
+            tcp,
+            rate: None,
+            in_flight: IN_FLIGHT,
+            passes: None,
+            time: None,
+            from: None,
+            urgent: false,
+        }
     }
 
     fn command(&self, cores: &Cores) -> Command {
-        let mut command = pinned(&cores.others, &find("dnsperf").unwrap());
+        let dnsperf = find("dnsperf").unwrap();
+        let mut command = match find("chrt").filter(|_| self.urgent) {
+            Some(chrt) => {
+                let mut command = pinned(&cores.others, &chrt);
+                command.args(["--fifo", "1"]).arg(&dnsperf);
+                command
+            }
+            None => pinned(&cores.others, &dnsperf),
+        };
         command.args(["-s", &self.server.ip().to_string(), "-p", &self.server.port().to_string()]);
         command
             .args(["-c", CLIENTS, "-t", "1", "-W", "-q", &self.in_flight.to_string(), "-d"])
@@ -44,6 +66,7 @@ impl<'a> Load<'a> {
             ("-Q", self.rate.map(|rate| rate.to_string())),
             ("-n", self.passes.map(|passes| passes.to_string())),
             ("-l", self.time.map(|time| time.as_secs_f64().to_string())),
+            ("-a", self.from.map(String::from)),
         ];
         for (option, number) in numbers {
             command.args(number.into_iter().flat_map(|number| [option.into(), number]));
@@ -60,15 +83,15 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// Asks, and tells the time of each answer in microseconds, in order of size.
-    pub fn times(&self, cores: &Cores) -> Vec<u32> {
+    /// Asks, and tells what came of it and the time of each answer in microseconds, in order of size.
+    pub fn times(&self, cores: &Cores) -> (Said, Vec<u32>) {
         let output = self.command(cores).arg("-v").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let last = |line: &str| line.strip_prefix("> ")?.rsplit(' ').next()?.parse::<f64>().ok();
         let mut times: Vec<u32> =
             text.lines().filter_map(last).map(|seconds| (seconds * 1e6).round() as u32).collect();
         times.sort_unstable();
-        times
+        (Said::read(&text).unwrap_or_default(), times)
     }
 }
 

@@ -28,6 +28,7 @@ mod learned;
 mod machine;
 mod measure;
 mod memory;
+mod neighbours;
 mod peers;
 mod plain;
 mod ratios;
@@ -83,6 +84,9 @@ struct Args {
     /// Count system calls instead
     #[arg(long)]
     syscalls: bool,
+    /// Measure what a flood of new names and connections that stand still do to others' hits instead
+    #[arg(long, conflicts_with = "syscalls")]
+    neighbours: bool,
     /// What cargo says
     #[arg(long, hide = true)]
     bench: bool,
@@ -145,6 +149,12 @@ fn run(args: &Args) -> ExitCode {
         };
         bench.progress.clear();
         print!("{}", calls.table().text());
+        return ExitCode::SUCCESS;
+    }
+    if args.neighbours {
+        let measured = neighbours::measure(&bench);
+        bench.progress.clear();
+        print!("{}{}", measured.table().text(), measured.streams.text());
         return ExitCode::SUCCESS;
     }
     bench.leave_out_the_unfit();

@@ -159,7 +159,7 @@ fn finish(bench: &Bench, workload: Workload, server: &Server, rate: u32, samples
     let fastest = if workload == Workload::Misses { 60_000 } else { 0 };
     let most = Questions::of(bench, workload, fastest, bench.plan.extra_time).ask(bench, server, None);
     let timed = Questions::of(bench, workload, rate, bench.plan.extra_time);
-    let times = Load { rate: Some(rate), ..timed.load(server) }.times(&bench.cores);
+    let (_, times) = Load { rate: Some(rate), ..timed.load(server) }.times(&bench.cores);
     let p99_us = times.get(times.len() * 99 / 100).copied().unwrap_or(0);
     let resident = resident(server.pid());
     Row { contender: server.contender.clone(), rate, samples, most, p99_us, resident }
