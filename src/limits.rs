@@ -70,6 +70,8 @@ const TLS_CONNECTION_BYTES: u64 = 320 * KIB;
 pub const BATCH: usize = 32;
 /// Octets of a datagram that are taken; a longer one is answered FORMERR.
 pub const DATAGRAM: usize = 4096;
+/// Misses of a socket that wait to be begun; beyond it as many are begun as come.
+pub const MAX_UNBEGUN: usize = 1024;
 /// Receive buffer asked for per UDP socket: two seconds of queries that wait while a process is replaced.
 pub const RECEIVE_BUFFER: u64 = 4 * MIB;
 
@@ -77,7 +79,8 @@ pub const RECEIVE_BUFFER: u64 = 4 * MIB;
 const OTHER_THREADS: u64 = 2;
 /// Code, runtime, stacks as far as they are touched.
 const BASE_BYTES: u64 = 12 * MIB;
-const WORKER_BYTES: u64 = 512 * KIB;
+/// A worker's buffers, and its misses that have not been begun: half a KiB each.
+const WORKER_BYTES: u64 = 512 * KIB + (MAX_UNBEGUN as u64) * KIB / 2;
 
 /// What is configured of all that costs memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

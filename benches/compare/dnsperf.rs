@@ -52,7 +52,7 @@ impl<'a> Load<'a> {
         let mut command = match find("chrt").filter(|_| self.urgent) {
             Some(chrt) => {
                 let mut command = pinned(&cores.others, &chrt);
-                command.args(["--fifo", "1"]).arg(&dnsperf);
+                command.args(["--fifo", "10"]).arg(&dnsperf);
                 command
             }
             None => pinned(&cores.others, &dnsperf),

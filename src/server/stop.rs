@@ -68,7 +68,12 @@ impl InFlight {
 
     /// True where nothing is being answered.
     pub fn is_none(&self) -> bool {
-        self.0.count.get() == 0
+        self.count() == 0
+    }
+
+    /// Questions being answered.
+    pub fn count(&self) -> usize {
+        self.0.count.get()
     }
 }
 

@@ -1,10 +1,13 @@
 //! Datagrams: a batch in, every answer that is known out in one call, the rest as they come.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -12,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::stop::{GRACE, Guard, InFlight, Stop};
 use super::sys::{self, Batch, ReturnPath};
-use crate::limits::BATCH;
+use crate::limits::{BATCH, MAX_UNBEGUN};
 use crate::observe::cells::Event;
 use crate::query::Proto;
 use crate::resolve::hit::Outcome;
@@ -25,8 +28,13 @@ use crate::wire::reply::{self, Asked};
 
 /// Batches a socket may take before the worker looks after its other work.
 const TURNS: usize = 8;
-
-type Socket = Rc<AsyncFd<UdpSocket>>;
+/// Misses begun in one go. A miss costs as much as twenty hits: whoever can be answered at once does not wait until all that
+/// others ask for has been sent on.
+const BEGUN: usize = 16;
+/// While misses keep the worker busy, the socket is looked at after so much time, between one and the next,
+const LOOK: Duration = Duration::from_micros(50);
+/// which more than so many in flight can do.
+const FEW: usize = 8;
 
 /// What stands behind the loop: hops 2 to 8.
 ///
@@ -96,25 +104,40 @@ pub async fn serve<R: Responder>(
     let with_info = socket.local_addr()?.ip().is_unspecified();
     // Only what arrives wakes the worker: registered for room as well, it would be woken each time that a client has taken
     // a reply from the socket's buffer.
-    let socket = Rc::new(sys::watch(socket, Interest::READABLE)?);
-    let server = Server { socket, responder, in_flight };
-    let mut batch = Batch::new(with_info);
+    let socket = sys::watch(socket, Interest::READABLE)?;
+    let server = Rc::new(Server {
+        socket,
+        responder,
+        in_flight,
+        batch: RefCell::new(Batch::new(with_info)),
+        waiting: RefCell::default(),
+        looked: Cell::new(Instant::now()),
+    });
     let mut stopped = std::pin::pin!(stop.wait());
     loop {
-        let mut ready = tokio::select! {
+        let mut left = Left::Nothing;
+        tokio::select! {
             biased;
-            ready = server.socket.readable() => ready?,
+            ready = server.socket.readable() => {
+                let mut ready = ready?;
+                left = server.turn().await;
+                if left == Left::Nothing {
+                    ready.clear_ready();
+                }
+            }
             () = &mut stopped => break,
-        };
-        match server.turn(&mut batch).await {
-            Left::Nothing => ready.clear_ready(),
-            Left::Perhaps => tokio::task::yield_now().await,
+            () = std::future::ready(()), if server.has_waiting() => {}
+        }
+        server.begin(BEGUN);
+        if left == Left::Perhaps || server.has_waiting() {
+            tokio::task::yield_now().await;
         }
     }
     let end = Instant::now() + GRACE;
     loop {
         // What arrived before the signal is in the socket now; what arrives meanwhile is served as well.
-        while matches!(server.turn(&mut batch).await, Left::Perhaps) {}
+        while server.turn().await == Left::Perhaps {}
+        server.begin(usize::MAX);
         if server.in_flight.is_none() || Instant::now() >= end {
             return Ok(());
         }
@@ -127,6 +150,7 @@ pub async fn serve<R: Responder>(
 }
 
 /// What a turn leaves in the socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Left {
     /// It was empty at the last look: whatever arrives from then on wakes the worker.
     Nothing,
@@ -134,29 +158,60 @@ enum Left {
     Perhaps,
 }
 
-struct Server<R> {
-    socket: Socket,
+struct Server<R: Responder> {
+    socket: AsyncFd<UdpSocket>,
     responder: Rc<R>,
     in_flight: InFlight,
+    batch: RefCell<Batch>,
+    looked: Cell<Instant>,
+    waiting: RefCell<VecDeque<Waiting<R::Miss>>>,
+}
+
+/// A miss that has not been begun.
+struct Waiting<M> {
+    miss: M,
+    path: ReturnPath,
+    guard: Guard,
 }
 
 impl<R: Responder> Server<R> {
     /// Takes and answers what waits, a bounded number of batches.
-    async fn turn(&self, batch: &mut Batch) -> Left {
+    async fn turn(&self) -> Left {
         for _ in 0..TURNS {
-            let count = match batch.receive(self.socket.as_fd()) {
+            let count = match self.receive() {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
                 Err(_) => return Left::Perhaps,
             };
-            self.answer(batch, count);
-            self.send(batch).await;
+            self.send().await;
             // A batch that is not full ended because the socket was empty; asking it again costs a system call.
             if count < BATCH {
                 return Left::Nothing;
             }
         }
         Left::Perhaps
+    }
+
+    /// Takes and answers one batch, where the last look was a while ago and no replies wait for room: called between other tasks,
+    /// so that a hit waits for a few of them at most.
+    fn between(self: &Rc<Self>) {
+        let is_busy = self.in_flight.count() > FEW && self.looked.get().elapsed() >= LOOK;
+        if !is_busy || self.batch.borrow().queued() > 0 {
+            return;
+        }
+        self.looked.set(Instant::now());
+        if self.receive().is_ok() {
+            let _ = self.send_some();
+            // The loop may sleep meanwhile, and would not see what is left for it.
+            self.begin(BATCH);
+        }
+    }
+
+    fn receive(&self) -> io::Result<usize> {
+        let mut batch = self.batch.borrow_mut();
+        let count = batch.receive(self.socket.as_fd())?;
+        self.answer(&mut batch, count);
+        Ok(count)
     }
 
     fn answer(&self, batch: &mut Batch, count: usize) {
@@ -188,23 +243,40 @@ impl<R: Responder> Server<R> {
     }
 
     fn ask(&self, miss: R::Miss, path: ReturnPath) {
-        let (socket, responder, guard) =
-            (Rc::clone(&self.socket), Rc::clone(&self.responder), self.in_flight.begin());
-        tokio::task::spawn_local(reply_later(socket, responder, miss, path, guard));
+        self.waiting.borrow_mut().push_back(Waiting { miss, path, guard: self.in_flight.begin() });
     }
 
-    async fn send(&self, batch: &mut Batch) {
-        while batch.queued() > 0 {
-            match batch.send(self.socket.as_fd()) {
-                Ok(refused) => (0..refused).for_each(|_| self.responder.event(Event::Unsent)),
-                // The socket's buffer is full: the next batch waits in the receive buffer meanwhile.
-                Err(_) => {
-                    if room(&self.socket).await.is_err() {
-                        return (0..batch.queued()).for_each(|_| self.responder.event(Event::Unsent));
-                    }
-                }
+    fn has_waiting(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    /// Begins so many misses at least, those that came first.
+    fn begin(self: &Rc<Self>, at_least: usize) {
+        let mut waiting = self.waiting.borrow_mut();
+        let count = waiting.len().saturating_sub(MAX_UNBEGUN).max(at_least).min(waiting.len());
+        for one in waiting.drain(..count) {
+            tokio::task::spawn_local(reply_later(Rc::clone(self), one));
+        }
+    }
+
+    async fn send(&self) {
+        while self.send_some().is_err() {
+            // The socket's buffer is full: the next batch waits in the receive buffer meanwhile.
+            if room(&self.socket).await.is_err() {
+                let queued = self.batch.borrow().queued();
+                return (0..queued).for_each(|_| self.responder.event(Event::Unsent));
             }
         }
+    }
+
+    /// Sends replies until none is left, or there is no room.
+    fn send_some(&self) -> io::Result<()> {
+        let mut batch = self.batch.borrow_mut();
+        while batch.queued() > 0 {
+            let refused = batch.send(self.socket.as_fd())?;
+            (0..refused).for_each(|_| self.responder.event(Event::Unsent));
+        }
+        Ok(())
     }
 }
 
@@ -215,18 +287,16 @@ async fn room(socket: &AsyncFd<UdpSocket>) -> io::Result<()> {
     Ok(())
 }
 
-async fn reply_later<R: Responder>(
-    socket: Socket,
-    responder: Rc<R>,
-    miss: R::Miss,
-    path: ReturnPath,
-    _guard: Guard,
-) {
-    let reply = Rc::clone(&responder).answer_later(miss).await;
+async fn reply_later<R: Responder>(server: Rc<Server<R>>, waiting: Waiting<R::Miss>) {
+    let Waiting { miss, path, guard: _guard } = waiting;
+    server.between();
+    let reply = Rc::clone(&server.responder).answer_later(miss).await;
+    server.between();
     loop {
-        match sys::send(socket.as_fd(), &reply, &path) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && room(&socket).await.is_ok() => {}
-            Err(_) => return responder.event(Event::Unsent),
+        match sys::send(server.socket.as_fd(), &reply, &path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && room(&server.socket).await.is_ok() => {
+            }
+            Err(_) => return server.responder.event(Event::Unsent),
             Ok(()) => return,
         }
     }

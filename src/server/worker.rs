@@ -1,9 +1,11 @@
 //! A worker: one thread, one core's share of every address, one current-thread runtime.
 
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -76,23 +78,44 @@ async fn work(job: Job) -> io::Result<()> {
     if let Some(requeries) = requeries {
         tokio::task::spawn_local(miss::ask_again(Rc::clone(&resolver), requeries));
     }
+    let serve = |socket| udp::serve(socket, Rc::clone(&resolver), in_flight.clone(), stop.clone());
+    let datagrams = together(sockets.udp.into_iter().map(serve));
     let mut serving = tokio::task::JoinSet::new();
-    for socket in sockets.udp {
-        serving.spawn_local(udp::serve(socket, Rc::clone(&resolver), in_flight.clone(), stop.clone()));
-    }
     for listener in sockets.tcp {
         let (resolver, gate) = (Rc::clone(&resolver), Arc::clone(&connections));
         serving.spawn_local(tcp::serve(listener, resolver, gate, in_flight.clone(), stop.clone()));
     }
     // Dropping it is the word: whoever waits counts the ends.
     drop(listening);
-    while let Some(ended) = serving.join_next().await {
-        ended.map_err(io::Error::other)??;
-    }
+    let connections = async {
+        while let Some(ended) = serving.join_next().await {
+            ended.map_err(io::Error::other)??;
+        }
+        Ok(())
+    };
+    // Datagrams in this task: it has a turn after every few dozen turns of others, however many wait for theirs.
+    tokio::try_join!(datagrams, connections)?;
     // Connections that still write their last replies.
     let _ = timeout(GRACE, in_flight.none()).await;
     tokio::time::sleep(Duration::from_millis(1)).await;
     Ok(())
+}
+
+/// All of them in one task, to their ends or the first error.
+async fn together<F: Future<Output = io::Result<()>>>(all: impl Iterator<Item = F>) -> io::Result<()> {
+    let mut running: Vec<_> = all.map(Box::pin).collect();
+    poll_fn(|context| {
+        let mut ended = Ok(());
+        running.retain_mut(|one| match one.as_mut().poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(how) => {
+                ended = std::mem::replace(&mut ended, Ok(())).and(how);
+                false
+            }
+        });
+        if ended.is_err() || running.is_empty() { Poll::Ready(ended) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// Lets go of servers as they leave their zones.
