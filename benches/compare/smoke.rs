@@ -8,7 +8,7 @@ use crate::machine::{Dir, find};
 use crate::measure::Row;
 use crate::ratios::check_spread;
 use crate::workloads::{Plan, Workload};
-use crate::{Bench, Results, missing_tools, peers, report, syscalls, table};
+use crate::{Bench, Results, missing_tools, neighbours, peers, report, syscalls, table};
 
 /// The peer that takes part, where it is installed.
 const PEER: &str = "unbound";
@@ -36,6 +36,7 @@ pub fn run(args: &[String]) {
     check_results(&bench, &results);
     check_documents(&bench, &results);
     check_calls(&bench);
+    check_neighbours(&bench);
     println!("compare: works");
 }
 
@@ -101,6 +102,15 @@ fn check_calls(bench: &Bench) {
     let [few, many] = calls.sums();
     assert!(few >= 2.0 && many > 0.0, "{few} {many}");
     assert!(calls.table().text().contains("recvmmsg"), "{}", calls.table().text());
+}
+
+/// Hits are answered beside each neighbour, and connections that stand still are closed.
+fn check_neighbours(bench: &Bench) {
+    let neighbours = neighbours::measure(bench);
+    assert!(neighbours.hits.iter().all(|hits| hits.answered > 0 && hits.p99_us > 0));
+    assert!(neighbours.hits.iter().filter(|hits| hits.flood > 0).count() >= 2, "floods are answered too");
+    assert!(neighbours.streams.text().contains("closed after"));
+    assert!(neighbours.table().text().contains("connections that stand still"));
 }
 
 /// What is written stays between its marks, and the second writing replaces the first.
