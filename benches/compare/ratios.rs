@@ -54,7 +54,11 @@ pub fn all(results: &Results) -> Vec<Ratio> {
             Workload::HotTcp => Some(0.8),
             _ => None,
         };
-        ratios.extend(best_peer(rows, ours).and_then(|best| pairs(*workload, ours, best, goal)));
+        let best = best_peer(rows, ours);
+        ratios.extend(best.and_then(|best| pairs(*workload, ours, best, goal)));
+        // What the kernel leaves to be gained.
+        let floor = rows.iter().find(|row| row.contender.role == Role::Floor);
+        ratios.extend(floor.zip(best).and_then(|(floor, best)| pairs(*workload, floor, best, None)));
     }
     for line in &results.learned {
         let Some(echo) = line.against.and_then(|index| results.learned.get(index)) else { continue };
@@ -85,7 +89,7 @@ pub fn best_peer<'a>(rows: &'a [Row], ours: &Row) -> Option<&'a Row> {
 /// Nothing where the two were offered different rates.
 fn pairs(workload: Workload, ours: &Row, other: &Row, goal: Option<f64>) -> Option<Ratio> {
     let costs = |row: &Row| row.samples.iter().map(Sample::cost_us).collect::<Vec<_>>();
-    let what = format!("{}: nodens / {}", workload.title(), other.contender.name);
+    let what = format!("{}: {} / {}", workload.title(), ours.contender.name, other.contender.name);
     (ours.rate == other.rate).then(|| Ratio { what, spread: each(&costs(ours), &costs(other)), goal })
 }
 
