@@ -101,7 +101,7 @@ impl Plan {
         time: Duration::from_secs(2),
         extra_time: Duration::from_millis(1500),
         rate: 150_000,
-        tcp_rate: 60_000,
+        tcp_rate: 50_000,
         miss_rate: 20_000,
         answers: 200_000,
         clients: 250,
