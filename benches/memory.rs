@@ -85,8 +85,8 @@ fn fill_rival(entries: u32, contender: &Contender) -> (u64, u64, Box<dyn Rival>)
     ((resident() - before) / u64::from(entries), own / u64::from(entries), rival)
 }
 
-/// What the allocator keeps at hand for each thread, in the worst of its moods.
-const AT_HAND: u64 = 2 << 20;
+/// What the allocator keeps at hand for each thread: a page of 64 KiB for each of its size classes, some of them twice.
+const AT_HAND: u64 = 3 << 20;
 
 /// The least records of an answer in each tenth of them.
 type Records = fn(u32) -> u32;
