@@ -126,7 +126,7 @@ fn main() {
     // Where the sizes change the allocator keeps what the earlier ones were in for a while.
     let (mixed, then_large): (Records, Records) = (|_| 0, |tenth| if tenth < 5 { 0 } else { 60 });
     // How a small store's few pages fill is chance; without its bound it would take several times as much.
-    let (some, more) = if whole { (0, store_bytes / 10) } else { (store_bytes / 4, store_bytes / 2) };
+    let (some, more) = if whole { (0, store_bytes / 10) } else { (store_bytes / 4, store_bytes) };
     for (what, records, kept_back) in
         [("of many sizes", mixed, some), ("small and then large", then_large, more)]
     {

@@ -31,7 +31,7 @@ use nodens::wire::name::Name;
 /// Questions in flight, as many as a busy node has.
 const IN_FLIGHT: usize = 64;
 /// A budget that is kept account of and never used up.
-const AMPLE: &str = "1000000/s";
+const AMPLE: &str = "100000/s";
 
 /// Answers every question for as long as the benchmark runs.
 fn server() -> SocketAddr {
