@@ -415,5 +415,5 @@ impl Spots {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
-mod tests;
+#[path = "ledger_traffic.rs"]
+mod traffic;
