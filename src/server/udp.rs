@@ -320,3 +320,7 @@ fn error(packet: &[u8], out: &mut [u8], rcode: Rcode) -> usize {
     let asked = Asked { id: header.id, flags: header.flags, question: &[], edns: None, server_cookie: None };
     reply::write_error(out, &asked, rcode, &[])
 }
+
+#[cfg(test)]
+#[path = "udp_tests.rs"]
+mod tests;
