@@ -28,6 +28,10 @@ use nodens::upstream::health::{Endpoint, Transport};
 use nodens::upstream::zones::{Endpoints, Zones};
 use nodens::wire::name::Name;
 
+/// The allocator of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Questions in flight, as many as a busy node has.
 const IN_FLIGHT: usize = 64;
 /// A budget that is kept account of and never used up.
