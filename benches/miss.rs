@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tokio::task::LocalSet;
+use tokio::runtime::{Builder, LocalOptions};
 
 use fixture::{answer, query, shared, worker};
 use nodens::query::Proto;
@@ -96,16 +96,15 @@ fn check(reply: Option<Result<Vec<u8>, tokio::task::JoinError>>) {
 
 fn whole_miss(criterion: &mut Criterion) {
     let server = server();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
     let next = Cell::new(0);
     let mut group = criterion.benchmark_group(format!("whole miss, {IN_FLIGHT} in flight, CPU time"));
     group.throughput(Throughput::Elements(1));
     for (label, budget) in [("no budget", "none"), ("a budget", AMPLE), ("adaptive", "adaptive")] {
-        let local = LocalSet::new();
-        let resolver = local.block_on(&runtime, async { resolver_before(server, budget) });
+        let resolver = runtime.block_on(async { resolver_before(server, budget) });
         group.bench_function(label, |bench| {
             bench.iter_custom(|count| {
-                local.block_on(&runtime, async {
+                runtime.block_on(async {
                     let before = used();
                     ask(&resolver, count, &next).await;
                     used() - before

@@ -9,8 +9,8 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::Receiver;
-use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::sockets::WorkerSockets;
@@ -64,8 +64,8 @@ where
     F: Future<Output = io::Result<()>>,
 {
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        LocalSet::new().block_on(&runtime, work())
+        let mut builder = Builder::new_current_thread();
+        builder.enable_io().enable_time().build_local(LocalOptions::default())?.block_on(work())
     })
 }
 
