@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::cache::Given;
 use crate::cache::entry::{Entry, Role};
@@ -18,20 +18,21 @@ use crate::observe::ring::From;
 use crate::query::{Proto, Query};
 use crate::search::LOOK_UP;
 use crate::search::polls::Requery;
-use crate::upstream::admission::{Full, Joined, Lead, Place};
-use crate::upstream::exchange::{self, DEADLINE};
+use crate::upstream::admission::{Full, Joined};
+use crate::upstream::alarm::{self, TooLate};
+use crate::upstream::exchange::DEADLINE;
 use crate::upstream::fairness::Refused;
-use crate::upstream::standing::{Standing, Waiter};
-use crate::upstream::zones::Zone;
+use crate::upstream::standing::Waiter;
 use crate::upstream::{Class, Failure, Question};
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::edns::{ClientEdns, UDP_SIZE, extended_error};
-use crate::wire::header::{Flags, Header};
+use crate::wire::header::Flags;
 use crate::wire::iana::{CLASS_IN, InfoCode, Rcode, rtype};
 use crate::wire::name::Name;
 use crate::wire::question;
 use crate::wire::reply::{self, Asked};
 
+use super::flight::{Led, fly};
 use super::hit::within;
 use super::stale::{CLIENT_RESPONSE, STALE_ERROR_LEN};
 use super::walk::{self, Found};
@@ -171,8 +172,6 @@ pub enum Refusal {
     GivenUp,
 }
 
-/// How a flight ends: with what everybody gets, or refused.
-pub type Landed = Result<Arc<Entry>, Refused>;
 /// How much later than with a stale answer a client is answered that has none: [`DEADLINE`] after its question.
 const AFTER_STALE: Duration = DEADLINE.saturating_sub(CLIENT_RESPONSE);
 /// The time that a flight has to land at its deadline, for those who wait until then.
@@ -205,7 +204,7 @@ pub async fn obtain(
             return Ok(stale);
         }
     }
-    match timeout_at(respond_by, ask(resolver, wanted, client, respond_by)).await {
+    match alarm::by(respond_by, ask(resolver, wanted, client, respond_by)).await {
         Ok(Ok(entry)) if entry.kind() != Kind::Failure => Ok(Given::fresh(entry)),
         // RFC 8767 section 5: nothing came in time, or a failure, or there was no room to ask. The question flies on.
         _ => Ok(shared.cache.known(&key, shared.clock.now()).unwrap_or(stale)),
@@ -226,27 +225,27 @@ async fn ask(
     let mut place = Some(shared.waiting.enter(client).map_err(Refusal::Full)?);
     let waiter = Waiter { client, class: Class::Client, deadline: respond_by + AFTER_STALE };
     for _ in 0..MAX_FOLLOWED {
-        let (landing, leads) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
+        let by = waiter.deadline + LANDING;
+        let (landed, leads) = match shared.flights.join(wanted.key.octets(), wanted.mixed_case) {
             Joined::Follow(landing) => {
                 resolver.cells.event(Event::Joined);
                 landing.standing().join(waiter);
-                (landing, false)
+                (alarm::by(by, landing.wait()).await, false)
             }
             Joined::Lead(lead, landing) => {
                 lead.standing().join(waiter);
                 let flight =
                     fly(Rc::clone(resolver), wanted.clone(), client, lead, place.take(), Class::Client);
-                tokio::task::spawn_local(flight);
-                (landing, true)
+                (alarm::by(by, Led::new(flight, landing)).await, true)
             }
         };
-        match timeout_at(waiter.deadline + LANDING, landing.wait()).await {
+        match landed {
             Ok(Some(Ok(entry))) => return Ok(entry),
             Ok(Some(Err(why))) if leads => return Err(Refusal::NoTurn(why)),
             Ok(None) if leads => return Err(Refusal::GivenUp),
             // Whoever led had no turn, or went away. That is no end for those who followed.
             Ok(_) => {}
-            Err(_) => return Err(Refusal::TimedOut),
+            Err(TooLate) => return Err(Refusal::TimedOut),
         }
     }
     Err(Refusal::GivenUp)
@@ -297,79 +296,6 @@ pub fn bar(resolver: &Resolver, qname: &[u8], answer_lives: Duration, client: Ip
     }
 }
 
-/// Asks, keeps the answer, tells everybody who waits. Runs on when nobody does, so that the answer is there for the next, for
-/// as long as the exchange lasts: the query resolution timer of RFC 8767 section 5.
-async fn fly(
-    resolver: Rc<Resolver>,
-    wanted: Wanted,
-    client: IpAddr,
-    lead: Lead<Landed>,
-    place: Option<Place>,
-    class: Class,
-) {
-    let Wanted { key, question, .. } = wanted;
-    let shared = &resolver.shared;
-    let qtype = crate::wire::u16_at(&question.octets, question.qname().len()).unwrap_or(0);
-    let keep = |answer: Answer| {
-        cut::check(&resolver, key.qname(), qtype, answer.kind);
-        keep(&resolver, &key, answer, client)
-    };
-    // The flight before this one may have landed between the look-up and the join. What is not for a client replaces
-    // what is known.
-    if class == Class::Client
-        && let Some(entry) = shared.cache.peek(&key, shared.clock.now())
-    {
-        return lead.land(Ok(entry));
-    }
-    if has_come_back(&resolver, &question) {
-        return lead.land(Ok(keep(failure(&question, Failure::Loop))));
-    }
-    let Some(zone) = shared.upstreams.zones.find(question.qname()) else {
-        return lead.land(Ok(keep(failure(&question, Failure::Unreachable))));
-    };
-    let standing = Arc::clone(lead.standing());
-    let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, &question, &standing));
-    let in_time = loop {
-        let by = standing.over_by();
-        match timeout_at(by, &mut exchange).await {
-            Ok(ended) => break Some(ended),
-            // Its turn came later than it could have, or somebody has joined who can wait for it for longer.
-            Err(_) if standing.over_by() > by => {}
-            Err(_) => break None,
-        }
-    };
-    let suspect = match in_time {
-        Some(Ok(answer)) => {
-            let suspect = answer.kind == Kind::Failure && lead.is_suspect();
-            lead.land(Ok(keep(answer)));
-            suspect
-        }
-        // Refusals of our own say nothing about the name and are not kept.
-        Some(Err(Failure::Refused(why))) => return lead.land(Err(why)),
-        Some(Err(why)) => {
-            let suspect = lead.is_suspect();
-            lead.land(Ok(keep(failure(&question, why))));
-            suspect
-        }
-        None => {
-            let suspect = lead.is_suspect();
-            lead.land(Ok(keep(failure(&question, Failure::TimedOut))));
-            drop(place);
-            // Without room it is not listened to any more: names whose servers are dead keep nobody's questions out.
-            if let Ok(_place) = shared.late.enter(client)
-                && let Ok(late) = exchange.await
-                && late.kind != Kind::Failure
-            {
-                keep(late);
-            }
-            suspect
-        }
-    };
-    if suspect {
-        look_for_loop(&resolver, zone).await;
-    }
-}
-
 fn reply_with(resolver: &Resolver, miss: &Miss, given: &Given) -> Vec<u8> {
     let (asked, said) = (miss.asked(), given.said());
     let mut out = vec![0; reply::room(&asked, &said) + STALE_ERROR_LEN];
@@ -411,59 +337,4 @@ fn failed(resolver: &Resolver, miss: &Miss, code: InfoCode, text: &str) -> Vec<u
     resolver.answered(&miss.asked(), miss.client, Rcode::SERVFAIL, From::Upstream, [miss.asked_us, now_us]);
     out.truncate(length);
     out
-}
-
-/// The answer to a question that nobody answered, in the form of one that somebody did (RFC 9520 section 3.2).
-fn failure(question: &Question, why: Failure) -> Answer {
-    let header = Header {
-        id: 0,
-        flags: Flags(Flags::QR | u16::from(Rcode::SERVFAIL.low())),
-        questions: 1,
-        answers: 0,
-        authorities: 0,
-        additionals: 0,
-    };
-    // RFC 8914 sections 4.23 and 4.24.
-    let code = match why {
-        Failure::TimedOut | Failure::Loop => InfoCode::NO_REACHABLE_AUTHORITY,
-        Failure::Unreachable => InfoCode::NETWORK_ERROR,
-        Failure::Refused(_) => InfoCode::OTHER,
-    };
-    Answer {
-        wire: [&header.octets()[..], &question.octets].concat(),
-        ttl_offsets: vec![],
-        rcode: Rcode::SERVFAIL,
-        kind: Kind::Failure,
-        answer_ttl: None,
-        negative_ttl: None,
-        ede: extended_error(code, &why.to_string()),
-        had_opt: false,
-        referral: false,
-    }
-}
-
-/// A question that is one of our own probes shows that a server leads back here.
-fn has_come_back(resolver: &Resolver, question: &Question) -> bool {
-    let now = Instant::now();
-    let Some(server) = resolver.shared.upstreams.nonces.came_back(question.qname(), now) else {
-        return false;
-    };
-    server.health().loops(now);
-    crate::error!(
-        "upstream {} leads back to this process; it is left out for five minutes. Point it at another server",
-        server.endpoint.addr
-    );
-    true
-}
-
-/// Sends each server of a zone a name that nobody can guess; see [`crate::upstream::loops`].
-async fn look_for_loop(resolver: &Resolver, zone: &Zone) {
-    for server in zone.servers().iter() {
-        let label = resolver.shared.upstreams.nonces.issue(server, Instant::now(), rand::random());
-        let Some(label) = label.filter(|_| zone.name.as_wire().len() + 33 <= 255) else { continue };
-        let tail = [rtype::A.to_be_bytes(), CLASS_IN.to_be_bytes()].concat();
-        let question = [&[32][..], &label, zone.name.as_wire(), &tail].concat();
-        let standing = Standing::of(Waiter::ourselves(Class::Prefetch));
-        exchange::probe(&*resolver.carrier, server, &question, &standing).await;
-    }
 }

@@ -3,6 +3,7 @@
 
 pub mod cookie;
 pub mod cut;
+pub mod flight;
 pub mod hit;
 pub mod learning;
 pub mod miss;
@@ -35,7 +36,7 @@ pub struct Shared {
     /// The servers.
     pub upstreams: Upstreams,
     /// Questions on their way.
-    pub flights: Arc<Flights<miss::Landed>>,
+    pub flights: Arc<Flights<flight::Landed>>,
     /// Walks through search lists on their way.
     pub walks: Arc<Flights<walk::Walked>>,
     /// Who searches, and what is known of it.

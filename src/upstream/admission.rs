@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use super::standing::Standing;
 
@@ -21,7 +21,8 @@ const SHARDS: usize = 16;
 
 /// A question on its way.
 struct Flight<T> {
-    landed: watch::Sender<Option<T>>,
+    /// The answer; nothing where the leader went away without one.
+    landed: SetOnce<Option<T>>,
     suspect: AtomicBool,
     standing: Arc<Standing>,
 }
@@ -43,20 +44,22 @@ pub enum Joined<T> {
 }
 
 /// The end of a flight, for those who wait.
-pub struct Landing<T> {
-    landed: watch::Receiver<Option<T>>,
-    standing: Arc<Standing>,
-}
+pub struct Landing<T>(Arc<Flight<T>>);
 
 impl<T: Clone> Landing<T> {
     /// The answer, or nothing where the leader went away without one.
-    pub async fn wait(mut self) -> Option<T> {
-        self.landed.wait_for(Option::is_some).await.ok()?.clone()
+    pub async fn wait(self) -> Option<T> {
+        self.0.landed.wait().await.clone()
+    }
+
+    /// What [`Landing::wait`] would give now, if it has landed.
+    pub fn now(&self) -> Option<Option<T>> {
+        self.0.landed.get().cloned()
     }
 
     /// Who waits for the flight.
     pub fn standing(&self) -> &Standing {
-        &self.standing
+        &self.0.standing
     }
 }
 
@@ -75,14 +78,15 @@ impl<T> Flights<T> {
                 if mixed_case {
                     flight.get().suspect.store(true, Ordering::Relaxed);
                 }
-                let standing = Arc::clone(&flight.get().standing);
-                Joined::Follow(Landing { landed: flight.get().landed.subscribe(), standing })
+                Joined::Follow(Landing(Arc::clone(flight.get())))
             }
             Entry::Vacant(place) => {
-                let (landed, landing) = watch::channel(None);
-                let standing = Arc::new(Standing::default());
-                let landing = Landing { landed: landing, standing: Arc::clone(&standing) };
-                let flight = Arc::new(Flight { landed, suspect: AtomicBool::new(false), standing });
+                let flight = Arc::new(Flight {
+                    landed: SetOnce::new(),
+                    suspect: AtomicBool::new(false),
+                    standing: Arc::default(),
+                });
+                let landing = Landing(Arc::clone(&flight));
                 place.insert(Arc::clone(&flight));
                 Joined::Lead(Lead { flights: Arc::clone(self), key: key.into(), flight }, landing)
             }
@@ -107,7 +111,7 @@ pub struct Lead<T> {
 impl<T> Lead<T> {
     /// Gives the answer to all who joined.
     pub fn land(self, answer: T) {
-        self.flight.landed.send_replace(Some(answer));
+        let _ = self.flight.landed.set(Some(answer));
     }
 
     /// Who waits for the flight.
@@ -124,6 +128,8 @@ impl<T> Lead<T> {
 impl<T> Drop for Lead<T> {
     fn drop(&mut self) {
         self.flights.shard(&self.key).remove(&self.key);
+        // Nothing, unless it has landed.
+        let _ = self.flight.landed.set(None);
     }
 }
 

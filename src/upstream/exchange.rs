@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
+use super::alarm::{self, Alarm};
 use super::group::{Turn, What};
 use super::health::{Server, Transport};
+use super::inbox::inbox;
 use super::standing::Standing;
 use super::tries::{Tries, Verdict};
 use super::udp::Arrivals;
@@ -47,15 +48,16 @@ pub async fn ask(
     // Alone there is no second to ask; a stream repeats what is lost by itself.
     let has_second = servers.len() > 1 && first.endpoint.transport == Transport::Udp;
     let mut hedge_after = first.health().p95().filter(|p95| has_second && *p95 < TRY_TIMEOUT);
-    let (exchange, mut arrived) = mpsc::channel(ARRIVALS);
+    let (exchange, mut arrived) = inbox(ARRIVALS);
     let mut tries = Tries::new(carrier, zone, question, standing, servers, exchange);
     tries.first()?;
+    let (end, mut alarm) = (start + LATE, Alarm::at(start + LATE));
     loop {
         let hedge_at = hedge_after.and_then(|after| Some(tries.begun()? + after));
-        let due = hedge_at.or_else(|| tries.due());
+        alarm.move_to(hedge_at.or_else(|| tries.due()).map_or(end, |due| due.min(end)));
         tokio::select! {
             biased;
-            Some((number, arrival)) = arrived.recv() => match tries.judge(number, arrival) {
+            (number, arrival) = arrived.next() => match tries.judge(number, arrival) {
                 Verdict::Answer(answer) => return Ok(answer),
                 Verdict::Next => {
                     hedge_after = None;
@@ -64,14 +66,14 @@ pub async fn ask(
                 Verdict::Wait => {}
             },
             turn = tries.turn(), if tries.is_waiting() => tries.had_turn(turn)?,
-            () = sleep_until(due.unwrap_or(start + LATE)), if due.is_some() => match hedge_at {
+            () = &mut alarm => match hedge_at {
+                _ if Instant::now() >= end => return tries.give_up(),
                 Some(_) => {
                     hedge_after = None;
                     tries.hedge();
                 }
                 None => tries.timed_out(),
             },
-            () = sleep_until(start + LATE) => return tries.give_up(),
         }
         if tries.is_over() {
             return tries.give_up();
@@ -81,7 +83,7 @@ pub async fn ask(
 
 /// Sends one question to one server, in its turn, and waits a while for whatever comes of it; nobody reads the reply.
 pub async fn probe(carrier: &dyn Carrier, server: &Arc<Server>, question: &[u8], standing: &Arc<Standing>) {
-    let (exchange, mut arrived) = mpsc::channel(1);
+    let (exchange, mut arrived) = inbox(1);
     let query = edns::upstream_query(0, question, false, false, false);
     let spot = server
         .group
@@ -97,9 +99,9 @@ pub async fn probe(carrier: &dyn Carrier, server: &Arc<Server>, question: &[u8],
     };
     server.asked(over);
     if over != Transport::Udp {
-        let _ = timeout(DEADLINE, carrier.stream(server, query, question.to_vec())).await;
+        let _ = alarm::by(Instant::now() + DEADLINE, carrier.stream(server, query, question.to_vec())).await;
     } else if let Ok(_ticket) = carrier.datagram(server, query, question, Arrivals { exchange, number: 0 }) {
-        let _ = timeout(DEADLINE, arrived.recv()).await;
+        let _ = alarm::by(Instant::now() + DEADLINE, arrived.next()).await;
     }
 }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::Class;
+use super::alarm;
 use super::budget::Budget;
 use super::fairness::{self, Bounds, Refused, Ticket};
 use super::ledger::{self, Asked, Ledger, Next, Wish};
@@ -299,7 +300,7 @@ impl Wait {
     pub async fn turn(&mut self) -> Result<Permit, Refused> {
         loop {
             let by = self.standing.turn_by(self.what);
-            match timeout_at(by, &mut self.turn).await {
+            match alarm::by(by, &mut self.turn).await {
                 Ok(Ok(Ok(permit))) => {
                     return Ok(self.group.sends(self.spot, self.what, self.is_stream, Some(permit)));
                 }

@@ -5,7 +5,9 @@
 //! behave, [`loops`] notices when a server is ourselves. Nothing here knows of caches or search lists.
 
 pub mod admission;
+pub mod alarm;
 pub mod budget;
+mod datagrams;
 pub mod encrypted;
 pub mod exchange;
 pub mod fairness;
@@ -13,6 +15,7 @@ pub mod group;
 pub mod headless;
 pub mod health;
 pub mod identity;
+pub mod inbox;
 pub mod latency;
 pub mod ledger;
 pub mod links;

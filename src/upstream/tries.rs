@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -14,6 +13,7 @@ use super::exchange::{LATE, MAX_TRIES, TRY_TIMEOUT, order};
 use super::fairness::Refused;
 use super::group::{Permit, Turn, Wait, What};
 use super::health::{Server, Transport, TryFailure};
+use super::inbox::Sender;
 use super::standing::Standing;
 use super::udp::{Arrival, Arrivals};
 use super::zones::Zone;
@@ -44,7 +44,7 @@ pub(super) struct Tries<'o> {
     standing: &'o Arc<Standing>,
     /// The one in front has been asked last, once one has.
     servers: Vec<Arc<Server>>,
-    exchange: mpsc::Sender<(usize, Arrival)>,
+    exchange: Sender<(usize, Arrival)>,
     made: Vec<Made>,
     pending: Option<Pending>,
     weak: Option<Answer>,
@@ -107,7 +107,7 @@ impl<'o> Tries<'o> {
         question: &'o Question,
         standing: &'o Arc<Standing>,
         servers: Vec<Arc<Server>>,
-        exchange: mpsc::Sender<(usize, Arrival)>,
+        exchange: Sender<(usize, Arrival)>,
     ) -> Tries<'o> {
         let (made, pending, weak, refused) = (vec![], None, None, 0);
         let next_at = Instant::now();
@@ -335,7 +335,7 @@ impl<'o> Tries<'o> {
                 Ok(Err(error)) => Arrival::Refused(error.kind()),
                 Err(_) => return,
             };
-            let _ = exchange.send((number, arrival)).await;
+            exchange.send((number, arrival));
         }))
     }
 

@@ -8,15 +8,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
-use tokio::sync::{Notify, mpsc};
+use tokio::io::unix::AsyncFd;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::alarm::Alarm;
+use super::datagrams::{self, Datagrams, MANY};
+use super::inbox::Sender;
 use super::matching::{self, Match};
 
 /// Sockets of one worker for one server that take new questions.
@@ -25,8 +29,13 @@ pub const POOL: usize = 8;
 pub const MAX_QUESTIONS: u32 = 128;
 /// For how long a socket serves.
 const MAX_AGE: Duration = Duration::from_secs(5);
-/// The largest reply taken: four times what we offer, for servers that do not listen.
-const BUFFER: usize = 4096;
+/// Calls a socket may be read by before the worker looks after its other work.
+const TURNS: usize = 8;
+
+thread_local! {
+    /// Nobody holds them over an await.
+    static DATAGRAMS: RefCell<Datagrams> = RefCell::default();
+}
 
 /// What came of a try.
 #[derive(Debug)]
@@ -45,15 +54,15 @@ pub enum Arrival {
 #[derive(Clone)]
 pub struct Arrivals {
     /// The exchange that listens.
-    pub exchange: mpsc::Sender<(usize, Arrival)>,
+    pub exchange: Sender<(usize, Arrival)>,
     /// The number of the try.
     pub number: usize,
 }
 
 impl Arrivals {
-    /// Tells the exchange. A full channel means that more came than it can use: the surplus is no answer.
+    /// Tells the exchange.
     pub fn tell(&self, arrival: Arrival) {
-        let _ = self.exchange.try_send((self.number, arrival));
+        self.exchange.send((self.number, arrival));
     }
 }
 
@@ -79,7 +88,7 @@ impl Pool {
         crate::wire::put(&mut query, 0, &id.to_be_bytes());
         socket.waiting.borrow_mut().insert(id, Try { sent: question.into(), arrivals });
         let wait = Wait { socket: Rc::clone(&socket), id };
-        match socket2::SockRef::from(&socket.io).send(&query) {
+        match socket.io.get_ref().send(&query) {
             // A full send buffer is a lost packet: the next try is near.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(wait),
@@ -93,7 +102,8 @@ impl Pool {
         if sockets.len() < POOL {
             let socket = Rc::new(Socket::open(self.server)?);
             sockets.push(Rc::clone(&socket));
-            tokio::task::spawn_local(receive(Rc::clone(&socket)));
+            let reader = tokio::task::spawn_local(receive(Rc::clone(&socket)));
+            socket.reader.replace(Some(reader.abort_handle()));
         }
         let index = rand::random_range(0..sockets.len());
         let socket = sockets.get(index).cloned().ok_or(io::ErrorKind::NotFound)?;
@@ -117,12 +127,11 @@ struct Try {
 }
 
 struct Socket {
-    io: UdpSocket,
+    io: AsyncFd<UdpSocket>,
     waiting: RefCell<HashMap<u16, Try>>,
     questions: Cell<u32>,
     retired: Cell<bool>,
-    idle: Notify,
-    born: Instant,
+    reader: RefCell<Option<AbortHandle>>,
 }
 
 impl Socket {
@@ -139,12 +148,11 @@ impl Socket {
         socket.bind(&own.into())?;
         socket.connect(&server.into())?;
         Ok(Socket {
-            io: UdpSocket::from_std(socket.into())?,
+            io: datagrams::watch(socket.into())?,
             waiting: RefCell::default(),
             questions: Cell::new(0),
             retired: Cell::new(false),
-            idle: Notify::new(),
-            born: Instant::now(),
+            reader: RefCell::default(),
         })
     }
 
@@ -168,39 +176,48 @@ impl Socket {
         });
     }
 
-    /// Takes no more questions, and ends as soon as none waits.
+    /// Takes no more questions, and is read for as long as one waits.
     fn retire(&self) {
         self.retired.set(true);
         if self.waiting.borrow().is_empty() {
-            self.idle.notify_one();
+            self.reader.take().iter().for_each(AbortHandle::abort);
         }
     }
 
     fn refused(&self, kind: io::ErrorKind) {
         self.waiting.borrow().values().for_each(|one| one.arrivals.tell(Arrival::Refused(kind)));
     }
+
+    /// Takes what waits, a bounded number of calls; true when nothing is left.
+    fn take(&self) -> bool {
+        DATAGRAMS.with_borrow_mut(|datagrams| {
+            (0..TURNS).any(|_| match datagrams.receive(self.io.as_fd()) {
+                Ok(count) => {
+                    datagrams.iter().for_each(|message| self.dispatch(message));
+                    count < MANY
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+                // ICMP says that nobody is there, on behalf of everything sent from this socket.
+                Err(error) => {
+                    self.refused(error.kind());
+                    false
+                }
+            })
+        })
+    }
 }
 
 /// Reads a socket until it is retired and nobody waits on it.
 async fn receive(socket: Rc<Socket>) {
-    let mut buffer = vec![0; BUFFER];
+    let mut too_old = Alarm::at(Instant::now() + MAX_AGE);
     loop {
-        let too_old = tokio::time::sleep_until(socket.born + MAX_AGE);
         tokio::select! {
-            ready = socket.io.ready(Interest::READABLE | Interest::ERROR) => if ready.is_err() { return },
-            () = too_old, if !socket.retired.get() => socket.retired.set(true),
-            () = socket.idle.notified() => {}
-        }
-        while let Ok(length) = socket.io.try_recv(&mut buffer) {
-            socket.dispatch(buffer.get(..length).unwrap_or_default());
-        }
-        // ICMP says that nobody is there, on behalf of everything sent from this socket.
-        let error = || socket.io.take_error()?.ok_or(io::Error::from(io::ErrorKind::WouldBlock));
-        if let Ok(error) = socket.io.try_io(Interest::ERROR, error) {
-            socket.refused(error.kind());
-        }
-        if socket.retired.get() && socket.waiting.borrow().is_empty() {
-            return;
+            biased;
+            ready = socket.io.ready(Interest::READABLE | Interest::ERROR) => match ready {
+                Ok(mut ready) => if socket.take() { ready.clear_ready() },
+                Err(_) => return,
+            },
+            () = &mut too_old, if !socket.retired.get() => socket.retire(),
         }
     }
 }
@@ -224,7 +241,10 @@ impl Drop for Wait {
 mod tests {
     use std::rc::Weak;
 
+    use tokio::net::UdpSocket;
+
     use super::*;
+    use crate::upstream::inbox::inbox;
     use crate::upstream::simulation::local;
 
     #[tokio::test]
@@ -232,7 +252,7 @@ mod tests {
         local(async {
             let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let pool = Pool::new(server.local_addr().unwrap());
-            let (exchange, mut arrived) = mpsc::channel(1);
+            let (exchange, mut arrived) = inbox(1);
             let question = b"\x00\x00\x01\x00\x01";
             let query = crate::wire::edns::upstream_query(0, question, false, false, false);
             let wait = pool.send(query, question, Arrivals { exchange, number: 7 }).unwrap();
@@ -243,7 +263,7 @@ mod tests {
             let (length, from) = server.recv_from(&mut buffer).await.unwrap();
             buffer[2] |= 0x80;
             server.send_to(&buffer[..length], from).await.unwrap();
-            assert!(matches!(arrived.recv().await, Some((7, Arrival::Reply(_)))));
+            assert!(matches!(arrived.next().await, (7, Arrival::Reply(_))));
             // Time stands still while this test is never idle: nothing goes for its age.
             tokio::time::pause();
             drop(wait);

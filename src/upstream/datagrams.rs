@@ -1,0 +1,135 @@
+//! Many datagrams of a connected socket in one system call, which also tells that no more wait there.
+//!
+//! recv(2) has to be called once more to learn that a socket is empty; recvmmsg(2) that takes fewer than there was room for has told it.
+//!
+//! **The argument for the unsafe code.** All memory the kernel writes is owned by [`Datagrams`] and lives in vectors that are never
+//! resized. The pointers handed to the kernel are made from these vectors immediately before the call and not kept after it. The kernel
+//! writes at most `iov_len` octets, which is the size of a buffer, and the headers themselves. What is read back is plain old data for which
+//! every bit pattern is valid.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::zeroed;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use libc::{iovec, mmsghdr};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Datagrams taken in one call. Most wake-ups bring one; the buffers are shared by all sockets of a thread.
+pub(super) const MANY: usize = 8;
+/// The largest reply taken: four times what we offer, for servers that do not listen.
+const BUFFER: usize = 4096;
+
+/// Buffers for a call.
+pub(super) struct Datagrams {
+    buffers: Vec<[u8; BUFFER]>,
+    /// What the kernel is told of the buffers, made anew for each call and kept only for its memory.
+    headers: Vec<mmsghdr>,
+    iovs: Vec<iovec>,
+    count: usize,
+}
+
+impl Default for Datagrams {
+    fn default() -> Self {
+        Datagrams {
+            buffers: vec![[0; BUFFER]; MANY],
+            // SAFETY: both are plain old data; zero means "none" in each field.
+            headers: vec![unsafe { zeroed() }; MANY],
+            // SAFETY: as above.
+            iovs: vec![unsafe { zeroed() }; MANY],
+            count: 0,
+        }
+    }
+}
+
+impl Datagrams {
+    /// Takes what waits at a socket, up to [`MANY`] datagrams, and says how many there were. Fewer: it is empty now.
+    ///
+    /// # Errors
+    /// What recvmmsg(2) says: `WouldBlock` where nothing waits, or what ICMP told of a datagram that was sent from the socket.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.count = 0;
+        for ((buffer, iov), header) in self.buffers.iter_mut().zip(&mut self.iovs).zip(&mut self.headers) {
+            *iov = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: BUFFER };
+            header.msg_hdr.msg_iov = iov;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        // SAFETY: `headers` points at `MANY` headers that name no address, no control message and one buffer each; see the module.
+        let count = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                MANY as _,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        self.count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.count)
+    }
+
+    /// What the last call took.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let lengths = self.headers.iter().map(|header| (header.msg_len as usize).min(BUFFER));
+        self.buffers.iter().zip(lengths).take(self.count).filter_map(|(buffer, length)| buffer.get(..length))
+    }
+}
+
+/// Registers a socket with the runtime of this thread for what arrives at it. Registered for room as well, it would be woken each time
+/// that a server has taken a question from the socket's buffer.
+///
+/// # Errors
+/// What epoll_ctl(2) says.
+pub(super) fn watch(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: a `UdpSocket` owns its descriptor and names the same one for as long as it lives, which is until the
+    // `AsyncFd` has ended the registration.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+        .map_err(|refused| refused.into_parts().1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let (one, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        one.connect(other.local_addr().unwrap()).unwrap();
+        other.connect(one.local_addr().unwrap()).unwrap();
+        (one, other)
+    }
+
+    #[test]
+    fn all_that_waits_is_taken_and_the_end_is_known() {
+        let (one, other) = pair();
+        let mut datagrams = Datagrams::default();
+        let empty = |datagrams: &mut Datagrams| datagrams.receive(one.as_fd()).unwrap_err().kind();
+        assert_eq!(empty(&mut datagrams), io::ErrorKind::WouldBlock);
+        for length in 0..MANY + 2 {
+            other.send(&vec![length as u8; length]).unwrap();
+        }
+        assert_eq!(datagrams.receive(one.as_fd()).unwrap(), MANY);
+        let first: Vec<usize> = datagrams.iter().map(<[u8]>::len).collect();
+        assert_eq!(datagrams.receive(one.as_fd()).unwrap(), 2);
+        let rest: Vec<Vec<u8>> = datagrams.iter().map(<[u8]>::to_vec).collect();
+        assert_eq!((first, rest), ((0..MANY).collect(), vec![vec![8; 8], vec![9; 9]]));
+        assert_eq!(empty(&mut datagrams), io::ErrorKind::WouldBlock);
+        assert_eq!(datagrams.iter().count(), 0);
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_and_a_closed_port_is_told() {
+        let (one, other) = pair();
+        let mut datagrams = Datagrams::default();
+        other.send(&[7; 9000]).unwrap();
+        assert_eq!(datagrams.receive(one.as_fd()).unwrap(), 1);
+        assert_eq!(datagrams.iter().map(<[u8]>::len).collect::<Vec<_>>(), [BUFFER]);
+        drop(other);
+        one.send(b"?").unwrap();
+        let told = datagrams.receive(one.as_fd()).unwrap_err().kind();
+        assert_eq!(told, io::ErrorKind::ConnectionRefused);
+    }
+}
