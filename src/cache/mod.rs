@@ -126,10 +126,16 @@ impl Cache {
     pub fn known(&self, key: &QueryKey, now: Moment) -> Option<Given> {
         let fresh = |entry: &Arc<Entry>| entry.is_fresh(now);
         let stale = |entry: &Arc<Entry>| entry.is_stale(now, self.caps);
-        let (stored, held) = (self.store.get(key), || self.held.get(key));
-        let found = stored.clone().filter(fresh).or_else(|| held().filter(fresh)).map(Given::fresh);
-        let ended = || stored.filter(stale).or_else(|| held().filter(stale));
-        found.or_else(|| ended().map(|entry| Given { entry, is_stale: true }))
+        let stored = self.store.get(key);
+        if let Some(entry) = stored.as_ref().filter(|stored| fresh(stored)) {
+            return Some(Given::fresh(Arc::clone(entry)));
+        }
+        let held = self.held.get(key);
+        if let Some(entry) = held.as_ref().filter(|held| fresh(held)) {
+            return Some(Given::fresh(Arc::clone(entry)));
+        }
+        let ended = stored.filter(stale).or(held.filter(stale))?;
+        Some(Given { entry: ended, is_stale: true })
     }
 
     /// What is to be done about a stale answer.

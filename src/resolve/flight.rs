@@ -67,34 +67,34 @@ impl Drop for Led {
 /// as long as the exchange lasts: the query resolution timer of RFC 8767 section 5.
 pub(super) async fn fly(
     resolver: Rc<Resolver>,
-    wanted: Wanted,
+    wanted: Rc<Wanted>,
     client: IpAddr,
     lead: Lead<Landed>,
     place: Option<Place>,
     class: Class,
 ) {
-    let Wanted { key, question, .. } = wanted;
+    let Wanted { key, question, .. } = &*wanted;
     let shared = &resolver.shared;
     let qtype = crate::wire::u16_at(&question.octets, question.qname().len()).unwrap_or(0);
     let keep = |answer: Answer| {
         cut::check(&resolver, key.qname(), qtype, answer.kind);
-        keep(&resolver, &key, answer, client)
+        keep(&resolver, key, answer, client)
     };
     // The flight before this one may have landed between the look-up and the join. What is not for a client replaces
     // what is known.
     if class == Class::Client
-        && let Some(entry) = shared.cache.peek(&key, shared.clock.now())
+        && let Some(entry) = shared.cache.peek(key, shared.clock.now())
     {
         return lead.land(Ok(entry));
     }
-    if has_come_back(&resolver, &question) {
-        return lead.land(Ok(keep(failure(&question, Failure::Loop))));
+    if has_come_back(&resolver, question) {
+        return lead.land(Ok(keep(failure(question, Failure::Loop))));
     }
     let Some(zone) = shared.upstreams.zones.find(question.qname()) else {
-        return lead.land(Ok(keep(failure(&question, Failure::Unreachable))));
+        return lead.land(Ok(keep(failure(question, Failure::Unreachable))));
     };
     let standing = Arc::clone(lead.standing());
-    let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, &question, &standing));
+    let mut exchange = std::pin::pin!(exchange::ask(&*resolver.carrier, zone, question, &standing));
     let in_time = loop {
         let by = standing.over_by();
         match alarm::by(by, &mut exchange).await {
@@ -114,12 +114,12 @@ pub(super) async fn fly(
         Some(Err(Failure::Refused(why))) => return lead.land(Err(why)),
         Some(Err(why)) => {
             let suspect = lead.is_suspect();
-            lead.land(Ok(keep(failure(&question, why))));
+            lead.land(Ok(keep(failure(question, why))));
             suspect
         }
         None => {
             let suspect = lead.is_suspect();
-            lead.land(Ok(keep(failure(&question, Failure::TimedOut))));
+            lead.land(Ok(keep(failure(question, Failure::TimedOut))));
             drop(place);
             // Without room it is not listened to any more: names whose servers are dead keep nobody's questions out.
             if let Ok(_place) = shared.late.enter(client)
@@ -132,7 +132,7 @@ pub(super) async fn fly(
         }
     };
     if suspect {
-        look_for_loop(&resolver, zone).await;
+        Box::pin(look_for_loop(&resolver, zone)).await;
     }
 }
 
@@ -167,11 +167,10 @@ fn failure(question: &Question, why: Failure) -> Answer {
 
 /// A question that is one of our own probes shows that a server leads back here.
 fn has_come_back(resolver: &Resolver, question: &Question) -> bool {
-    let now = Instant::now();
-    let Some(server) = resolver.shared.upstreams.nonces.came_back(question.qname(), now) else {
+    let Some(server) = resolver.shared.upstreams.nonces.came_back(question.qname(), Instant::now) else {
         return false;
     };
-    server.health().loops(now);
+    server.health().loops(Instant::now());
     crate::error!(
         "upstream {} leads back to this process; it is left out for five minutes. Point it at another server",
         server.endpoint.addr

@@ -2,6 +2,7 @@
 //! join or lead, the exchange, the store, the reply.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,11 @@ impl Miss {
         }
     }
 
+    fn wanted(&self) -> Rc<Wanted> {
+        let (question, mixed_case) = (self.upstream_question(), self.has_upper_case());
+        Rc::new(Wanted { key: self.key, question, mixed_case })
+    }
+
     /// Our questions upstream have mixed case; one that comes back looks like this.
     fn has_upper_case(&self) -> bool {
         self.question.iter().take(self.key.qname().len()).any(u8::is_ascii_uppercase)
@@ -92,7 +98,8 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
     if miss.searches
         && let Some(qname) = Name::from_wire(miss.key.qname())
     {
-        match walk::walked(&resolver, &qname, miss.qtype(), client).await {
+        // Few questions begin a walk: the others' tasks have no room for it.
+        match Box::pin(walk::walked(&resolver, &qname, miss.qtype(), client)).await {
             Found::Composed(entry) => {
                 if let Role::Composed { saved } = entry.role() {
                     resolver.cells.saved(saved);
@@ -103,15 +110,15 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
         }
         shared.search.left_literal(client, miss.key.qname(), shared.clock.now());
     }
-    let wanted =
-        Wanted { key: miss.key, question: miss.upstream_question(), mixed_case: miss.has_upper_case() };
     let obtained = match known {
         Some(given) => Ok(given),
-        None => obtain(&resolver, wanted, client, respond_by).await,
+        None => obtain(&resolver, miss.wanted(), client, respond_by).await,
     };
     match obtained {
         Ok(given) => {
-            if let Some(question) = question::Question::of(&miss.question) {
+            if resolver.notebook.is_some()
+                && let Some(question) = question::Question::of(&miss.question)
+            {
                 let denied = given.kind() == Kind::NxDomain;
                 let pin = shared.search.pin();
                 resolver.note(&pin, &question, denied, client, miss.asked_us, shared.clock.now_us());
@@ -125,8 +132,7 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
     }
 }
 
-/// What is to be known.
-#[derive(Clone)]
+/// What is to be known. It is large, and more than one task needs it.
 pub struct Wanted {
     /// Under which key it is kept.
     pub key: QueryKey,
@@ -138,25 +144,26 @@ pub struct Wanted {
 
 impl Wanted {
     /// A name's addresses, as a client asks for them that leaves validation to others.
-    pub fn of(resolver: &Resolver, name: &Name, qtype: u16) -> Wanted {
+    pub fn of(resolver: &Resolver, name: &Name, qtype: u16) -> Rc<Wanted> {
         let name = name.to_lower();
         let octets = [name.as_wire(), &qtype.to_be_bytes(), &CLASS_IN.to_be_bytes()].concat();
         let question = question::Question { octets: &octets, qtype, qclass: CLASS_IN };
         let hasher = resolver.shared.cache.hasher();
         let key = QueryKey::of(&question, false, false, SearchListId::LITERAL, hasher);
         let question = Question { octets: octets.into(), dnssec_ok: false, checking_disabled: false };
-        Wanted { key, question, mixed_case: false }
+        Rc::new(Wanted { key, question, mixed_case: false })
     }
 
     /// What a query asked for, to be asked for behind its reply.
-    pub fn asked(resolver: &Resolver, asked: &Asked<'_>, question: &question::Question<'_>) -> Wanted {
+    pub fn asked(resolver: &Resolver, asked: &Asked<'_>, question: &question::Question<'_>) -> Rc<Wanted> {
         let dnssec_ok = asked.edns.is_some_and(|edns| edns.dnssec_ok);
         let checking_disabled = asked.flags.has(Flags::CD);
         let hasher = resolver.shared.cache.hasher();
         let key = QueryKey::of(question, dnssec_ok, checking_disabled, SearchListId::LITERAL, hasher);
         let mut octets: Box<[u8]> = question.octets.into();
         octets.split_at_mut(key.qname().len()).0.make_ascii_lowercase();
-        Wanted { key, question: Question { octets, dnssec_ok, checking_disabled }, mixed_case: false }
+        let question = Question { octets, dnssec_ok, checking_disabled };
+        Rc::new(Wanted { key, question, mixed_case: false })
     }
 }
 
@@ -185,18 +192,17 @@ const MAX_FOLLOWED: usize = 3;
 /// [`Refusal`]; it says nothing about the name.
 pub async fn obtain(
     resolver: &Rc<Resolver>,
-    wanted: Wanted,
+    wanted: Rc<Wanted>,
     client: IpAddr,
     respond_by: Instant,
 ) -> Result<Given, Refusal> {
-    let (shared, key) = (&resolver.shared, wanted.key);
-    let now = shared.clock.now();
-    let stale = match shared.cache.known(&key, now) {
+    let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
+    let stale = match shared.cache.known(&wanted.key, now) {
         Some(fresh) if !fresh.is_stale => return Ok(fresh),
         Some(stale) => stale,
-        None => return ask(resolver, wanted, client, respond_by).await.map(Given::fresh),
+        None => return ask(resolver, &wanted, client, respond_by).await.map(Given::fresh),
     };
-    match shared.cache.recheck(&key, now) {
+    match shared.cache.recheck(&wanted.key, now) {
         Recheck::Waited => {}
         Recheck::NotYet => return Ok(stale),
         Recheck::Behind => {
@@ -204,22 +210,22 @@ pub async fn obtain(
             return Ok(stale);
         }
     }
-    match alarm::by(respond_by, ask(resolver, wanted, client, respond_by)).await {
+    match alarm::by(respond_by, pin!(ask(resolver, &wanted, client, respond_by))).await {
         Ok(Ok(entry)) if entry.kind() != Kind::Failure => Ok(Given::fresh(entry)),
         // RFC 8767 section 5: nothing came in time, or a failure, or there was no room to ask. The question flies on.
-        _ => Ok(shared.cache.known(&key, shared.clock.now()).unwrap_or(stale)),
+        _ => Ok(shared.cache.known(&wanted.key, shared.clock.now()).unwrap_or(stale)),
     }
 }
 
 /// What upstream says: a place to wait, then an equal question to join, or to lead.
 async fn ask(
     resolver: &Rc<Resolver>,
-    wanted: Wanted,
+    wanted: &Rc<Wanted>,
     client: IpAddr,
     respond_by: Instant,
 ) -> Result<Arc<Entry>, Refusal> {
     let shared = &resolver.shared;
-    if let Some(denial) = cut::denied(resolver, &wanted, client, respond_by).await {
+    if let Some(denial) = cut::denied(resolver, wanted, client, respond_by).await {
         return Ok(keep(resolver, &wanted.key, denial, client));
     }
     let mut place = Some(shared.waiting.enter(client).map_err(Refusal::Full)?);
@@ -230,12 +236,12 @@ async fn ask(
             Joined::Follow(landing) => {
                 resolver.cells.event(Event::Joined);
                 landing.standing().join(waiter);
-                (alarm::by(by, landing.wait()).await, false)
+                (alarm::by(by, pin!(landing.wait())).await, false)
             }
             Joined::Lead(lead, landing) => {
                 lead.standing().join(waiter);
                 let flight =
-                    fly(Rc::clone(resolver), wanted.clone(), client, lead, place.take(), Class::Client);
+                    fly(Rc::clone(resolver), Rc::clone(wanted), client, lead, place.take(), Class::Client);
                 (alarm::by(by, Led::new(flight, landing)).await, true)
             }
         };
@@ -252,7 +258,7 @@ async fn ask(
 }
 
 /// Asks although nobody waits; false where it is being asked already, or where there is no room.
-pub fn begin(resolver: &Rc<Resolver>, wanted: Wanted, client: IpAddr, class: Class) -> bool {
+pub fn begin(resolver: &Rc<Resolver>, wanted: Rc<Wanted>, client: IpAddr, class: Class) -> bool {
     let shared = &resolver.shared;
     let Ok(place) = shared.waiting.enter(client) else { return false };
     let Joined::Lead(lead, _) = shared.flights.join(wanted.key.octets(), false) else { return false };

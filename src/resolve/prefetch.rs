@@ -26,7 +26,7 @@ pub struct Prefetch {
 
 enum What {
     /// An answer.
-    Answer(Wanted),
+    Answer(Rc<Wanted>),
     /// The parts of what the search ends with that this name is the first step of.
     Search(Name),
 }

@@ -352,13 +352,13 @@ pub fn searched_key(resolver: &Resolver, qname: &Name, qtype: u16) -> QueryKey {
 }
 
 /// Of what a walk from this name asks for, that which is near its end and in nobody's hands yet; now it is in the caller's.
-pub fn parts(resolver: &Resolver, qname: &Name) -> Vec<Wanted> {
+pub fn parts(resolver: &Resolver, qname: &Name) -> Vec<Rc<Wanted>> {
     let (shared, now) = (&resolver.shared, resolver.shared.clock.now());
     let suffixes = shared.search.suffixes();
     let Some(step) = suffixes.step(qname.as_wire()) else { return vec![] };
     let names = [Some(*qname), step.parent()].into_iter().chain(suffixes.candidates(&step)).flatten();
     let wanted = names.flat_map(|name| FAMILIES.map(|qtype| Wanted::of(resolver, &name, qtype)));
-    let is_near = |wanted: &Wanted| {
+    let is_near = |wanted: &Rc<Wanted>| {
         let part = shared.cache.peek(&wanted.key, now);
         part.is_some_and(|part| part.claim(now))
     };

@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -141,9 +141,6 @@ impl Future for Alarm {
                 };
                 return if waits { Poll::Pending } else { Poll::Ready(()) };
             }
-            if self.at <= Instant::now() {
-                return Poll::Ready(());
-            }
             let number = table.numbers.replace(table.numbers.get() + 1);
             self.set = Some(number);
             table.set((self.at, number), context.waker().clone());
@@ -162,13 +159,13 @@ impl Drop for Alarm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLate;
 
-/// Waits for something until a time.
+/// Waits for something until a time. What is large is handed over pinned, and so not moved once more.
 ///
 /// # Errors
 /// [`TooLate`] where it was not there by then.
-pub async fn by<F: Future>(deadline: Instant, awaited: F) -> Result<F::Output, TooLate> {
-    let (mut awaited, mut alarm) = (pin!(awaited), Alarm::at(deadline));
-    poll_fn(|context| match awaited.as_mut().poll(context) {
+pub async fn by<F: Future + Unpin>(deadline: Instant, mut awaited: F) -> Result<F::Output, TooLate> {
+    let mut alarm = Alarm::at(deadline);
+    poll_fn(|context| match Pin::new(&mut awaited).poll(context) {
         Poll::Ready(there) => Poll::Ready(Ok(there)),
         Poll::Pending => Pin::new(&mut alarm).poll(context).map(|()| Err(TooLate)),
     })
@@ -211,7 +208,7 @@ mod tests {
     async fn one_that_is_called_off_leaves_nothing_and_one_that_is_moved_rings_then() {
         local(async {
             let start = Instant::now();
-            assert_eq!(by(start + SECOND, async { 7 }).await, Ok(7));
+            assert_eq!(by(start + SECOND, std::future::ready(7)).await, Ok(7));
             let mut moved = Alarm::at(start + SECOND);
             assert_eq!(by(start + SECOND / 2, &mut moved).await, Err(TooLate));
             assert_eq!(waiting(), 1);

@@ -4,6 +4,7 @@
 //! while the next goes out: a late reply is as good as an early one. Where the first server is later than it mostly is, a second is asked
 //! before the first is given up, if the budget has room for it. What the servers say is judged in `tries`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +50,8 @@ pub async fn ask(
     let has_second = servers.len() > 1 && first.endpoint.transport == Transport::Udp;
     let mut hedge_after = first.health().p95().filter(|p95| has_second && *p95 < TRY_TIMEOUT);
     let (exchange, mut arrived) = inbox(ARRIVALS);
-    let mut tries = Tries::new(carrier, zone, question, standing, servers, exchange);
-    tries.first()?;
+    let mut tries = Tries::new(carrier, zone, question, standing, servers, exchange, start);
+    tries.first(start)?;
     let (end, mut alarm) = (start + LATE, Alarm::at(start + LATE));
     loop {
         let hedge_at = hedge_after.and_then(|after| Some(tries.begun()? + after));
@@ -101,7 +102,7 @@ pub async fn probe(carrier: &dyn Carrier, server: &Arc<Server>, question: &[u8],
     if over != Transport::Udp {
         let _ = alarm::by(Instant::now() + DEADLINE, carrier.stream(server, query, question.to_vec())).await;
     } else if let Ok(_ticket) = carrier.datagram(server, query, question, Arrivals { exchange, number: 0 }) {
-        let _ = alarm::by(Instant::now() + DEADLINE, arrived.next()).await;
+        let _ = alarm::by(Instant::now() + DEADLINE, pin!(arrived.next())).await;
     }
 }
 

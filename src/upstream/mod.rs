@@ -44,6 +44,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fairness::Refused;
+use foldhash::fast::RandomState;
 use health::{Server, Transport};
 use udp::Arrivals;
 use zones::Zones;
@@ -145,7 +146,7 @@ pub type Reply = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>>>>;
 /// One worker's sockets and connections to the servers; a server's are made with its first question.
 #[derive(Clone, Default)]
 pub struct Outbound {
-    by_number: Rc<RefCell<HashMap<usize, Rc<Sockets>>>>,
+    by_number: Rc<RefCell<HashMap<usize, Rc<Sockets>, RandomState>>>,
 }
 
 /// What leads to one server. To one that is spoken to inside TLS nothing else leads.

@@ -84,8 +84,8 @@ impl Standing {
     }
 
     /// Its first packet goes out.
-    pub(super) fn begin(&self) {
-        self.waits().begun.get_or_insert_with(Instant::now);
+    pub(super) fn begin(&self, now: Instant) {
+        self.waits().begun.get_or_insert(now);
     }
 
     /// Puts the question in line at a group, for all who wait.

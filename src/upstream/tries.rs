@@ -100,7 +100,7 @@ impl Drop for Open {
 }
 
 impl<'o> Tries<'o> {
-    /// None yet; the servers are asked in this order.
+    /// None yet; the servers are asked in this order, from this time on.
     pub(super) fn new(
         carrier: &'o dyn Carrier,
         zone: &'o Zone,
@@ -108,16 +108,16 @@ impl<'o> Tries<'o> {
         standing: &'o Arc<Standing>,
         servers: Vec<Arc<Server>>,
         exchange: Sender<(usize, Arrival)>,
+        next_at: Instant,
     ) -> Tries<'o> {
         let (made, pending, weak, refused) = (vec![], None, None, 0);
-        let next_at = Instant::now();
         Tries { carrier, zone, question, standing, servers, exchange, made, pending, weak, refused, next_at }
     }
 
     /// Asks the first server, or stands in line for it.
-    pub(super) fn first(&mut self) -> Result<(), Failure> {
+    pub(super) fn first(&mut self, now: Instant) -> Result<(), Failure> {
         let Some(server) = self.servers.first().cloned() else { return Err(Failure::Loop) };
-        self.want(Next::to(server), What::Question).map_err(Failure::Refused)
+        self.want(Next::to(server), What::Question, now).map_err(Failure::Refused)
     }
 
     /// Tries the next server in turn. One that has left the zone meanwhile is asked nothing more.
@@ -131,7 +131,7 @@ impl<'o> Tries<'o> {
             self.servers = order(&self.zone.servers(), Instant::now());
         }
         if let Some(server) = self.servers.first().cloned()
-            && self.want(Next::to(server), What::Retry).is_err()
+            && self.want(Next::to(server), What::Retry, Instant::now()).is_err()
         {
             self.had_no_turn();
         }
@@ -146,7 +146,7 @@ impl<'o> Tries<'o> {
         }
         if let Some(permit) = second.group.hedge(second.spot(self.question)) {
             self.servers.rotate_left(1);
-            self.make(Next::to(second), permit);
+            self.make(Next::to(second), permit, Instant::now());
         }
     }
 
@@ -175,7 +175,7 @@ impl<'o> Tries<'o> {
     pub(super) fn had_turn(&mut self, turn: Result<Permit, Refused>) -> Result<(), Failure> {
         let Some(Pending { next, .. }) = self.pending.take() else { return Ok(()) };
         match turn {
-            Ok(permit) => self.make(next, permit),
+            Ok(permit) => self.make(next, permit, Instant::now()),
             Err(why) if self.made.is_empty() => return Err(Failure::Refused(why)),
             Err(_) => self.had_no_turn(),
         }
@@ -254,12 +254,12 @@ impl<'o> Tries<'o> {
     }
 
     /// Makes a try, or puts it in line.
-    fn want(&mut self, next: Next, what: What) -> Result<(), Refused> {
+    fn want(&mut self, next: Next, what: What, now: Instant) -> Result<(), Refused> {
         // A question stands in one line at a time.
         self.pending = None;
         let spot = next.server.spot(self.question);
         match next.server.group.ask(self.standing, spot, what, next.over != Transport::Udp) {
-            Turn::Now(permit) => self.make(next, permit),
+            Turn::Now(permit) => self.make(next, permit, now),
             Turn::Wait(wait) => self.pending = Some(Pending { next, wait }),
             Turn::No(why) => return Err(why),
         }
@@ -270,15 +270,15 @@ impl<'o> Tries<'o> {
     fn again(&mut self, server: Arc<Server>, over: Transport, held: Option<Vec<u8>>) {
         match self.zone.has(&server) {
             // In place of a retry that waits: it is more likely to help.
-            true => drop(self.want(Next { server, over, held }, What::Again)),
+            true => drop(self.want(Next { server, over, held }, What::Again, Instant::now())),
             false => self.next(),
         }
     }
 
-    fn make(&mut self, next: Next, permit: Permit) {
+    fn make(&mut self, next: Next, permit: Permit, now: Instant) {
         let Next { server, over, held } = next;
-        self.standing.begin();
-        let (number, now) = (self.made.len(), Instant::now());
+        self.standing.begin(now);
+        let number = self.made.len();
         let (with_edns, mixed, patience) = {
             let health = server.health();
             (health.takes_edns(now), over == Transport::Udp && health.mixes_case(now), health.patience())

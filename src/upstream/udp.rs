@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
@@ -128,7 +129,7 @@ struct Try {
 
 struct Socket {
     io: AsyncFd<UdpSocket>,
-    waiting: RefCell<HashMap<u16, Try>>,
+    waiting: RefCell<HashMap<u16, Try, RandomState>>,
     questions: Cell<u32>,
     retired: Cell<bool>,
     reader: RefCell<Option<AbortHandle>>,

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
+use foldhash::quality::RandomState;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
@@ -89,7 +90,7 @@ impl Endpoints {
 
 /// All zones, the root's among them, and all servers.
 pub struct Zones {
-    by_name: HashMap<Box<[u8]>, Zone>,
+    by_name: HashMap<Box<[u8]>, Zone, RandomState>,
     known: Mutex<Known>,
     listening: Vec<SocketAddr>,
     changes: watch::Sender<()>,
