@@ -100,7 +100,8 @@ fn whole_miss(criterion: &mut Criterion) {
     let next = Cell::new(0);
     let mut group = criterion.benchmark_group(format!("whole miss, {IN_FLIGHT} in flight, CPU time"));
     group.throughput(Throughput::Elements(1));
-    for (label, budget) in [("no budget", "none"), ("the largest budget", LARGEST), ("adaptive", "adaptive")] {
+    for (label, budget) in [("no budget", "none"), ("the largest budget", LARGEST), ("adaptive", "adaptive")]
+    {
         let resolver = runtime.block_on(async { resolver_before(server, budget) });
         group.bench_function(label, |bench| {
             bench.iter_custom(|count| {

@@ -262,6 +262,22 @@ async fn an_answer_that_may_not_be_kept_still_serves_all_who_wait() {
     .await;
 }
 
+#[test]
+fn a_worker_that_ends_takes_its_flights_with_it() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().build_local(tokio::runtime::LocalOptions::default()).unwrap();
+    let shared = runtime.block_on(async {
+        let resolver = plain(&Network::new(|_| vec![]));
+        let shared = Arc::clone(&resolver.shared);
+        tokio::task::spawn_local(async move { send(&resolver, &query("www.example")).await });
+        tokio::task::yield_now().await;
+        shared
+    });
+    assert_eq!(shared.waiting.count(), 1);
+    drop(runtime);
+    assert_eq!((shared.waiting.count(), Arc::strong_count(&shared)), (0, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_panic_ends_its_question_and_nothing_else() {
     local(async {

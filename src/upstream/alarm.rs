@@ -177,6 +177,8 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
+    use tokio::time::sleep;
+
     use super::*;
     use crate::upstream::simulation::local;
 
@@ -218,6 +220,25 @@ mod tests {
             assert_eq!((start.elapsed(), waiting()), (5 * SECOND, 0));
             Alarm::at(start).await;
             assert_eq!(start.elapsed(), 5 * SECOND);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_runtimes_timer_is_moved_for_the_first_question_alone() {
+        local(async {
+            let (armed, patience) = (|| TABLE.with(|table| table.armed.get()), Duration::from_millis(350));
+            let mut seen = Vec::new();
+            for _ in 0..100 {
+                let answered = std::pin::pin!(sleep(Duration::from_millis(1)));
+                assert_eq!(by(Instant::now() + patience, answered).await, Ok(()));
+                seen.push(armed().unwrap());
+            }
+            seen.dedup();
+            assert_eq!((seen.len(), waiting()), (1, 0));
+            let sooner = Instant::now() + SECOND / 100;
+            let _ = by(sooner, std::future::pending::<()>()).await;
+            assert_eq!(Instant::now(), sooner, "nobody waits for the timer that was left standing");
         })
         .await;
     }
