@@ -28,7 +28,7 @@ enum What {
     /// An answer.
     Answer(Rc<Wanted>),
     /// The parts of what the search ends with that this name is the first step of.
-    Search(Name),
+    Search(Box<Name>),
 }
 
 impl Resolver {
@@ -47,7 +47,7 @@ impl Resolver {
         }
         let question = Question::of(asked.question)?;
         let what = match entry.role() {
-            Role::Composed { .. } => What::Search(Name::from_wire(question.qname())?.to_lower()),
+            Role::Composed { .. } => What::Search(Box::new(Name::from_wire(question.qname())?.to_lower())),
             _ => What::Answer(Wanted::asked(self, asked, &question)),
         };
         Some(Box::new(Prefetch { what, client }))

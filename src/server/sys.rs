@@ -241,11 +241,87 @@ impl Batch {
             path.describe(iov, &mut header.msg_hdr);
             count += 1;
         }
-        // SAFETY: the first `count` headers point at queued replies and their paths; the kernel only reads them.
-        let sent = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
-        };
-        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+        // SAFETY: the first `count` headers point at queued replies and their paths, which outlive the call.
+        unsafe { send_described(socket, &mut self.headers, count) }
+    }
+}
+
+/// Sends the first `count` datagrams that are described, or as many of them as there is room for.
+///
+/// # Safety
+/// The headers point at datagrams and paths that outlive the call.
+unsafe fn send_described(socket: BorrowedFd<'_>, headers: &mut [mmsghdr], count: usize) -> io::Result<usize> {
+    let count = count.min(headers.len());
+    // SAFETY: the caller's; the kernel only reads what the headers point at, and writes the lengths into them.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as _, libc::MSG_DONTWAIT as _)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Replies that come one by one, sent together.
+pub struct Outbox<T> {
+    waiting: Vec<Outgoing<T>>,
+    headers: Vec<mmsghdr>,
+    iovs: Vec<iovec>,
+}
+
+struct Outgoing<T> {
+    reply: Vec<u8>,
+    path: ReturnPath,
+    _until_sent: T,
+}
+
+impl<T> Default for Outbox<T> {
+    fn default() -> Self {
+        // SAFETY: both are plain old data; zero means "none" in each field.
+        let (header, iov) = unsafe { (zeroed(), zeroed()) };
+        Outbox { waiting: Vec::with_capacity(BATCH), headers: vec![header; BATCH], iovs: vec![iov; BATCH] }
+    }
+}
+
+impl<T> Outbox<T> {
+    /// Puts a reply in; `until_sent` is kept until it has been sent or given up.
+    pub fn push(&mut self, reply: Vec<u8>, path: ReturnPath, until_sent: T) {
+        self.waiting.push(Outgoing { reply, path, _until_sent: until_sent });
+    }
+
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Gives up all that wait.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Sends what waits, [`BATCH`] in a call. Says how many were given up because the system refused them one by one.
+    ///
+    /// # Errors
+    /// `WouldBlock` where the socket is full: what is left waits on.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut refused = 0;
+        while !self.waiting.is_empty() {
+            let mut count = 0;
+            let messages = self.headers.iter_mut().zip(&mut self.iovs);
+            for (Outgoing { reply, path, .. }, (header, iov)) in self.waiting.iter_mut().zip(messages) {
+                *iov = iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
+                path.describe(iov, &mut header.msg_hdr);
+                count += 1;
+            }
+            // SAFETY: the first `count` headers point at replies that wait and their paths, which outlive the call.
+            match unsafe { send_described(socket, &mut self.headers, count) } {
+                Ok(sent) => drop(self.waiting.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) => {
+                    drop(self.waiting.remove(0));
+                    refused += 1;
+                }
+            }
+        }
+        Ok(refused)
     }
 }
 
@@ -257,21 +333,6 @@ pub fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSoc
     // SAFETY: a `UdpSocket` owns its descriptor and names the same one for as long as it lives, which is until the
     // `AsyncFd` has ended the registration.
     unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(|refused| refused.into_parts().1)
-}
-
-/// Sends one datagram back the way its query came.
-///
-/// # Errors
-/// What sendmsg(2) says.
-pub fn send(socket: BorrowedFd<'_>, reply: &[u8], path: &ReturnPath) -> io::Result<()> {
-    let mut path = *path;
-    let mut iov = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
-    // SAFETY: `msghdr` is plain old data; zero means "none" in each field.
-    let mut header: msghdr = unsafe { zeroed() };
-    path.describe(&mut iov, &mut header);
-    // SAFETY: the header points at locals and at `reply`, which outlive the call; sendmsg only reads them.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_DONTWAIT) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
@@ -359,6 +420,31 @@ mod tests {
     fn replies_leave_from_the_address_that_was_asked() {
         echo_once("0.0.0.0:0", true, "127.0.0.9");
         echo_once("[::]:0", true, "::1");
+    }
+
+    #[test]
+    fn replies_that_came_one_by_one_go_out_together_and_one_that_is_refused_stops_none() {
+        let (server, client) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        client.send_to(&[0], server.local_addr().unwrap()).unwrap();
+        let mut batch = Batch::new(false);
+        let _ = server.peek_from(&mut [0; 1]);
+        assert_eq!(batch.receive(server.as_fd()).unwrap(), 1);
+        let back = *batch.parts(0).unwrap().2;
+        let (mut outbox, until_sent) = (Outbox::default(), std::rc::Rc::new(()));
+        for number in 0..BATCH + 8 {
+            // An address of another family, which this socket cannot send to.
+            let path = if number == 5 { ReturnPath::default() } else { back };
+            outbox.push(vec![number as u8; 20], path, std::rc::Rc::clone(&until_sent));
+        }
+        assert_eq!((outbox.count(), std::rc::Rc::strong_count(&until_sent)), (BATCH + 8, BATCH + 9));
+        assert_eq!(outbox.send(server.as_fd()).unwrap(), 1);
+        assert_eq!((outbox.count(), std::rc::Rc::strong_count(&until_sent)), (0, 1));
+        for number in (0..BATCH + 8).filter(|number| *number != 5) {
+            let mut buffer = [0; 64];
+            assert_eq!((client.recv(&mut buffer).unwrap(), buffer[19]), (20, number as u8));
+        }
     }
 
     #[test]

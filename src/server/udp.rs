@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use super::stop::{GRACE, Guard, InFlight, Stop};
-use super::sys::{self, Batch, ReturnPath};
+use super::sys::{self, Batch, Outbox, ReturnPath};
 use crate::limits::{BATCH, MAX_UNBEGUN};
 use crate::observe::cells::Event;
 use crate::query::Proto;
@@ -31,9 +31,11 @@ const TURNS: usize = 8;
 /// Misses begun in one go. A miss costs the worker some 12 us (`benches/miss.rs`): whoever can be answered at once does not wait until all that
 /// others ask for has been sent on.
 const BEGUN: usize = 16;
-/// While misses keep the worker busy, the socket is looked at after so much time, between one and the next,
+/// Replies to misses that wait for each other at most.
+const TOGETHER: usize = 16;
+/// While misses keep the worker busy, the socket is looked at after so much time, between one and the next.
 const LOOK: Duration = Duration::from_micros(50);
-/// which more than so many in flight can do.
+/// So many in flight do not keep it busy.
 const FEW: usize = 8;
 
 /// What stands behind the loop: hops 2 to 8.
@@ -111,6 +113,8 @@ pub async fn serve<R: Responder>(
         in_flight,
         batch: RefCell::new(Batch::new(with_info)),
         waiting: RefCell::default(),
+        replies: RefCell::default(),
+        is_sending: Cell::new(false),
         looked: Cell::new(Instant::now()),
     });
     let mut stopped = std::pin::pin!(stop.wait());
@@ -165,6 +169,10 @@ struct Server<R: Responder> {
     batch: RefCell<Batch>,
     looked: Cell<Instant>,
     waiting: RefCell<VecDeque<Waiting<R::Miss>>>,
+    /// Replies to misses, each with what says that it is in flight.
+    replies: RefCell<Outbox<Guard>>,
+    /// A task is going to send them.
+    is_sending: Cell<bool>,
 }
 
 /// A miss that has not been begun.
@@ -259,6 +267,25 @@ impl<R: Responder> Server<R> {
         }
     }
 
+    /// Lets the reply to a miss go out: while many are in flight together with those to others that are ready now, for a call costs the
+    /// worker as much as several replies in it.
+    fn reply(self: &Rc<Self>, reply: Vec<u8>, path: ReturnPath, guard: Guard) {
+        self.replies.borrow_mut().push(reply, path, guard);
+        if self.in_flight.count() <= FEW || self.replies.borrow().count() >= TOGETHER {
+            // Where there is no room, whoever is going to send them waits for it.
+            let _ = self.send_replies();
+        }
+        if self.replies.borrow().count() > 0 && !self.is_sending.replace(true) {
+            tokio::task::spawn_local(send_later(Rc::clone(self)));
+        }
+    }
+
+    fn send_replies(&self) -> io::Result<()> {
+        let refused = self.replies.borrow_mut().send(self.socket.as_fd())?;
+        (0..refused).for_each(|_| self.responder.event(Event::Unsent));
+        Ok(())
+    }
+
     async fn send(&self) {
         while self.send_some().is_err() {
             // The socket's buffer is full: the next batch waits in the receive buffer meanwhile.
@@ -288,18 +315,23 @@ async fn room(socket: &AsyncFd<UdpSocket>) -> io::Result<()> {
 }
 
 async fn reply_later<R: Responder>(server: Rc<Server<R>>, waiting: Waiting<R::Miss>) {
-    let Waiting { miss, path, guard: _guard } = waiting;
+    let Waiting { miss, path, guard } = waiting;
     server.between();
     let reply = Rc::clone(&server.responder).answer_later(miss).await;
+    server.reply(reply, path, guard);
     server.between();
-    loop {
-        match sys::send(server.socket.as_fd(), &reply, &path) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && room(&server.socket).await.is_ok() => {
-            }
-            Err(_) => return server.responder.event(Event::Unsent),
-            Ok(()) => return,
+}
+
+/// Sends the replies that tasks before this one have left, and waits for room where there is none.
+async fn send_later<R: Responder>(server: Rc<Server<R>>) {
+    while server.send_replies().is_err() {
+        if room(&server.socket).await.is_err() {
+            let mut replies = server.replies.borrow_mut();
+            (0..replies.count()).for_each(|_| server.responder.event(Event::Unsent));
+            replies.clear();
         }
     }
+    server.is_sending.set(false);
 }
 
 /// A datagram longer than any query that makes sense: its header can be read, so it is answered.
