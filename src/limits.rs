@@ -72,6 +72,8 @@ pub const BATCH: usize = 32;
 pub const DATAGRAM: usize = 4096;
 /// Misses of a socket that wait to be begun; beyond it as many are begun as come.
 pub const MAX_UNBEGUN: usize = 1024;
+/// Replies to misses that wait for room in a socket before nothing more is taken from it; those of questions in flight come on top.
+pub const MAX_UNSENT: usize = 256;
 /// Receive buffer asked for per UDP socket: two seconds of queries that wait while a process is replaced.
 pub const RECEIVE_BUFFER: u64 = 4 * MIB;
 
@@ -135,7 +137,7 @@ pub struct Line {
 pub fn sums(of: &Settings) -> Vec<Line> {
     let line = |what, count, each: u64| Line { what, count, bytes: count * each };
     let hot_bytes = of.cache_bytes / HOT_PART;
-    let per_socket = (BATCH * (DATAGRAM + 1232 + 512)) as u64;
+    let per_socket = (BATCH * (DATAGRAM + 1232 + 512) + MAX_UNSENT * (1232 + 256)) as u64;
     vec![
         Line { what: "store, bytes of answers", count: of.cache_bytes, bytes: of.cache_bytes },
         Line {

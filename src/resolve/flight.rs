@@ -26,6 +26,7 @@ use super::{Resolver, cut};
 
 /// How a flight ends: with what everybody gets, or refused.
 pub type Landed = Result<Arc<Entry>, Refused>;
+
 /// A flight that is flown by whoever leads it, until it has landed: the client's task and the flight's are one, for as long as both are
 /// there. Dropped before its end it flies on by itself.
 pub(super) struct Led {

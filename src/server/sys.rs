@@ -1,25 +1,24 @@
 //! The system calls that no safe crate offers whole: recvmmsg and sendmmsg with packet information, a few options.
 //!
-//! **The argument for the unsafe code.** All memory the kernel reads or writes is owned by [`Batch`] (or by the
-//! caller of a function here, for its duration) and lives in vectors that are never resized. Every pointer handed to the
-//! kernel is made from these vectors immediately before the call and not kept after it. The kernel writes at
+//! **The argument for the unsafe code.** All memory the kernel reads or writes is owned by [`Batch`] or [`Outbox`] (or by the
+//! caller of a function here, for its duration), which are borrowed for the whole of a call. Every pointer handed to the
+//! kernel is made from them immediately before the call, nothing is moved or resized between, and none is used after it. The kernel writes at
 //! most `msg_namelen`, `msg_controllen` and `iov_len` octets to each, which are set to the sizes of the pieces. What is read
 //! back afterwards is plain old data for which every bit pattern is valid. Indices are checked.
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use libc::{
     c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t,
 };
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
-use crate::limits::{BATCH, DATAGRAM};
+use crate::limits::{BATCH, DATAGRAM, MAX_UNSENT};
 use crate::wire::edns::UDP_SIZE;
 
 /// Room for one packet-information message of either family, aligned as `cmsghdr` must be.
@@ -208,6 +207,11 @@ impl Batch {
         self.queued.len()
     }
 
+    /// Gives up all replies that wait, and says how many there were.
+    pub fn give_up(&mut self) -> usize {
+        self.queued.drain(..).count()
+    }
+
     /// Sends what is queued, in one call if the socket takes it. Says how many were given up because the system
     /// refused them one by one (no route, say).
     ///
@@ -249,7 +253,7 @@ impl Batch {
 /// Sends the first `count` datagrams that are described, or as many of them as there is room for.
 ///
 /// # Safety
-/// The headers point at datagrams and paths that outlive the call.
+/// The first `count` headers point at datagrams and paths that outlive the call.
 unsafe fn send_described(socket: BorrowedFd<'_>, headers: &mut [mmsghdr], count: usize) -> io::Result<usize> {
     let count = count.min(headers.len());
     // SAFETY: the caller's; the kernel only reads what the headers point at, and writes the lengths into them.
@@ -261,7 +265,7 @@ unsafe fn send_described(socket: BorrowedFd<'_>, headers: &mut [mmsghdr], count:
 
 /// Replies that come one by one, sent together.
 pub struct Outbox<T> {
-    waiting: Vec<Outgoing<T>>,
+    waiting: VecDeque<Outgoing<T>>,
     headers: Vec<mmsghdr>,
     iovs: Vec<iovec>,
 }
@@ -276,14 +280,18 @@ impl<T> Default for Outbox<T> {
     fn default() -> Self {
         // SAFETY: both are plain old data; zero means "none" in each field.
         let (header, iov) = unsafe { (zeroed(), zeroed()) };
-        Outbox { waiting: Vec::with_capacity(BATCH), headers: vec![header; BATCH], iovs: vec![iov; BATCH] }
+        Outbox {
+            waiting: VecDeque::with_capacity(BATCH),
+            headers: vec![header; BATCH],
+            iovs: vec![iov; BATCH],
+        }
     }
 }
 
 impl<T> Outbox<T> {
     /// Puts a reply in; `until_sent` is kept until it has been sent or given up.
     pub fn push(&mut self, reply: Vec<u8>, path: ReturnPath, until_sent: T) {
-        self.waiting.push(Outgoing { reply, path, _until_sent: until_sent });
+        self.waiting.push_back(Outgoing { reply, path, _until_sent: until_sent });
     }
 
     /// How many wait.
@@ -291,9 +299,14 @@ impl<T> Outbox<T> {
         self.waiting.len()
     }
 
-    /// Gives up all that wait.
-    pub fn clear(&mut self) {
-        self.waiting.clear();
+    /// So many wait that no more questions are to be taken.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_UNSENT
+    }
+
+    /// Gives up all that wait, and says how many there were.
+    pub fn give_up(&mut self) -> usize {
+        self.waiting.drain(..).count()
     }
 
     /// Sends what waits, [`BATCH`] in a call. Says how many were given up because the system refused them one by one.
@@ -316,23 +329,13 @@ impl<T> Outbox<T> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(_) => {
-                    drop(self.waiting.remove(0));
+                    drop(self.waiting.pop_front());
                     refused += 1;
                 }
             }
         }
         Ok(refused)
     }
-}
-
-/// Registers a socket with the runtime of this thread, for one kind of readiness.
-///
-/// # Errors
-/// What epoll_ctl(2) says.
-pub fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
-    // SAFETY: a `UdpSocket` owns its descriptor and names the same one for as long as it lives, which is until the
-    // `AsyncFd` has ended the registration.
-    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(|refused| refused.into_parts().1)
 }
 
 fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
@@ -376,6 +379,7 @@ pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
     fn echo_once(bind: &str, with_info: bool, ask: &str) {
@@ -445,6 +449,8 @@ mod tests {
             let mut buffer = [0; 64];
             assert_eq!((client.recv(&mut buffer).unwrap(), buffer[19]), (20, number as u8));
         }
+        (0..MAX_UNSENT).for_each(|_| outbox.push(vec![], back, std::rc::Rc::clone(&until_sent)));
+        assert_eq!((outbox.is_full(), outbox.give_up(), outbox.is_full()), (true, MAX_UNSENT, false));
     }
 
     #[test]

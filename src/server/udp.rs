@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use super::stop::{GRACE, Guard, InFlight, Stop};
-use super::sys::{self, Batch, Outbox, ReturnPath};
+use super::sys::{Batch, Outbox, ReturnPath};
 use crate::limits::{BATCH, MAX_UNBEGUN};
 use crate::observe::cells::Event;
 use crate::query::Proto;
@@ -22,16 +22,17 @@ use crate::resolve::hit::Outcome;
 use crate::resolve::miss::{self, Miss};
 use crate::resolve::prefetch::{self, Prefetch};
 use crate::resolve::{self, Client, Resolver};
+use crate::upstream::datagrams;
 use crate::wire::header::Header;
 use crate::wire::iana::Rcode;
 use crate::wire::reply::{self, Asked};
 
 /// Batches a socket may take before the worker looks after its other work.
 const TURNS: usize = 8;
-/// Misses begun in one go. A miss costs the worker some 10 us (`benches/miss.rs`): whoever can be answered at once does not wait until all that
-/// others ask for has been sent on.
+/// Misses begun in one go. A miss costs the worker some 10 us, its four system calls included: whoever can be answered at once does not wait
+/// until all that others ask for has been sent on.
 const BEGUN: usize = 16;
-/// Replies to misses that wait for each other at most.
+/// As many replies to misses are sent without waiting for more.
 const TOGETHER: usize = 16;
 /// While misses keep the worker busy, the socket is looked at after so much time, between one and the next.
 const LOOK: Duration = Duration::from_micros(50);
@@ -106,7 +107,7 @@ pub async fn serve<R: Responder>(
     let with_info = socket.local_addr()?.ip().is_unspecified();
     // Only what arrives wakes the worker: registered for room as well, it would be woken each time that a client has taken
     // a reply from the socket's buffer.
-    let socket = sys::watch(socket, Interest::READABLE)?;
+    let socket = datagrams::watch(socket, Interest::READABLE)?;
     let server = Rc::new(Server {
         socket,
         responder,
@@ -114,6 +115,7 @@ pub async fn serve<R: Responder>(
         batch: RefCell::new(Batch::new(with_info)),
         waiting: RefCell::default(),
         replies: RefCell::default(),
+        is_full: Cell::new(false),
         is_sending: Cell::new(false),
         looked: Cell::new(Instant::now()),
     });
@@ -171,7 +173,9 @@ struct Server<R: Responder> {
     waiting: RefCell<VecDeque<Waiting<R::Miss>>>,
     /// Replies to misses, each with what says that it is in flight.
     replies: RefCell<Outbox<Guard>>,
-    /// A task is going to send them.
+    /// The socket took no more when it was last tried.
+    is_full: Cell<bool>,
+    /// A task is going to send what waits.
     is_sending: Cell<bool>,
 }
 
@@ -186,14 +190,19 @@ impl<R: Responder> Server<R> {
     /// Takes and answers what waits, a bounded number of batches.
     async fn turn(&self) -> Left {
         for _ in 0..TURNS {
-            // What a look in between found no room for; a batch is received over what the last one has left.
-            self.send().await;
+            // A batch is received over what a look in between found no room for; and replies to misses come of what is received.
+            if self.batch.borrow().queued() > 0 || self.replies.borrow().is_full() {
+                self.send_all().await;
+            }
             let count = match self.receive() {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
                 Err(_) => return Left::Perhaps,
             };
-            self.send().await;
+            if self.send_batch().is_err() {
+                // What is left of it waits, and the next in the receive buffer meanwhile.
+                self.send_all().await;
+            }
             // A batch that is not full ended because the socket was empty; asking it again costs a system call.
             if count < BATCH {
                 return Left::Nothing;
@@ -206,13 +215,15 @@ impl<R: Responder> Server<R> {
     /// so that a hit waits for a few of them at most.
     fn between(self: &Rc<Self>) {
         let is_busy = self.in_flight.count() > FEW && self.looked.get().elapsed() >= LOOK;
-        if !is_busy || self.batch.borrow().queued() > 0 {
+        if !is_busy || self.batch.borrow().queued() > 0 || self.replies.borrow().is_full() {
             return;
         }
         self.looked.set(Instant::now());
         if self.receive().is_ok() {
-            let _ = self.send_some();
             // The loop may sleep meanwhile, and would not see what is left for it.
+            if self.send_batch().is_err() {
+                self.send_soon();
+            }
             self.begin(BATCH);
         }
     }
@@ -273,45 +284,58 @@ impl<R: Responder> Server<R> {
     /// worker as much as several replies in it.
     fn reply(self: &Rc<Self>, reply: Vec<u8>, path: ReturnPath, guard: Guard) {
         self.replies.borrow_mut().push(reply, path, guard);
-        if self.in_flight.count() <= FEW || self.replies.borrow().count() >= TOGETHER {
-            // Where there is no room, whoever is going to send them waits for it.
-            let _ = self.send_replies();
+        let is_due = self.in_flight.count() <= FEW || self.replies.borrow().count() >= TOGETHER;
+        let is_sent = is_due && !self.is_full.get() && self.send_replies().is_ok();
+        if !is_sent {
+            self.send_soon();
         }
-        if self.replies.borrow().count() > 0 && !self.is_sending.replace(true) {
+    }
+
+    /// Has a task send what waits, in its turn after those that are ready now.
+    fn send_soon(self: &Rc<Self>) {
+        if !self.is_sending.replace(true) {
             tokio::task::spawn_local(send_later(Rc::clone(self)));
         }
     }
 
-    fn send_replies(&self) -> io::Result<()> {
-        let refused = self.replies.borrow_mut().send(self.socket.as_fd())?;
-        (0..refused).for_each(|_| self.responder.event(Event::Unsent));
-        Ok(())
-    }
-
-    async fn send(&self) {
-        while self.send_some().is_err() {
-            // The socket's buffer is full: the next batch waits in the receive buffer meanwhile.
+    /// Sends everything that waits, and waits for room where there is none.
+    async fn send_all(&self) {
+        while self.send_batch().and_then(|()| self.send_replies()).is_err() {
             if room(&self.socket).await.is_err() {
-                let queued = self.batch.borrow().queued();
-                return (0..queued).for_each(|_| self.responder.event(Event::Unsent));
+                self.unsent(self.batch.borrow_mut().give_up() + self.replies.borrow_mut().give_up());
             }
         }
     }
 
-    /// Sends replies until none is left, or there is no room.
-    fn send_some(&self) -> io::Result<()> {
+    /// Sends the replies of the batch until none is left, or there is no room.
+    fn send_batch(&self) -> io::Result<()> {
         let mut batch = self.batch.borrow_mut();
         while batch.queued() > 0 {
-            let refused = batch.send(self.socket.as_fd())?;
-            (0..refused).for_each(|_| self.responder.event(Event::Unsent));
+            self.took(batch.send(self.socket.as_fd()))?;
         }
         Ok(())
+    }
+
+    /// Sends the replies to misses until none is left, or there is no room.
+    fn send_replies(&self) -> io::Result<()> {
+        self.took(self.replies.borrow_mut().send(self.socket.as_fd()))
+    }
+
+    /// Takes note of whether the socket had room, and of replies that the system refused.
+    fn took(&self, sent: io::Result<usize>) -> io::Result<()> {
+        self.is_full.set(sent.is_err());
+        self.unsent(sent?);
+        Ok(())
+    }
+
+    fn unsent(&self, count: usize) {
+        (0..count).for_each(|_| self.responder.event(Event::Unsent));
     }
 }
 
 /// Waits until a socket takes more, which is rare: on a registration of its own, that ends with the wait.
 async fn room(socket: &AsyncFd<UdpSocket>) -> io::Result<()> {
-    let own = sys::watch(socket.get_ref().try_clone()?, Interest::WRITABLE)?;
+    let own = datagrams::watch(socket.get_ref().try_clone()?, Interest::WRITABLE)?;
     own.writable().await?.retain_ready();
     Ok(())
 }
@@ -324,16 +348,19 @@ async fn reply_later<R: Responder>(server: Rc<Server<R>>, waiting: Waiting<R::Mi
     server.between();
 }
 
-/// Sends the replies that tasks before this one have left, and waits for room where there is none.
+/// Sends what tasks before this one have left.
 async fn send_later<R: Responder>(server: Rc<Server<R>>) {
-    while server.send_replies().is_err() {
-        if room(&server.socket).await.is_err() {
-            let mut replies = server.replies.borrow_mut();
-            (0..replies.count()).for_each(|_| server.responder.event(Event::Unsent));
-            replies.clear();
-        }
+    let sending = Sending(server);
+    sending.0.send_all().await;
+}
+
+/// Says when it ends, however it ends, that nobody sends any more.
+struct Sending<R: Responder>(Rc<Server<R>>);
+
+impl<R: Responder> Drop for Sending<R> {
+    fn drop(&mut self) {
+        self.0.is_sending.set(false);
     }
-    server.is_sending.set(false);
 }
 
 /// A datagram longer than any query that makes sense: its header can be read, so it is answered.

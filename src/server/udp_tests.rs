@@ -63,8 +63,9 @@ fn a_hit_has_its_turn_between_the_misses_that_came_before() {
         answered_after: Cell::default(),
         answered: Notify::new(),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default()).unwrap();
+    runtime.block_on(async {
         let (_stopper, stop) = stop::channel();
         let serving = serve(socket, Rc::clone(&busy), InFlight::default(), stop);
         tokio::select! {

@@ -2,13 +2,14 @@
 //!
 //! The runtime wakes itself by a system call for each timer that is set to ring before all others, and on a quiet node that is each
 //! question's. The alarms of a thread stand in a table of their own instead, and one timer of the runtime rings for the first of them. It is moved
-//! only to ring sooner, and stays as it is when that alarm is called off: questions with equal patience move it once in that time.
+//! when it has rung, or to ring sooner, and stays as it is when that alarm is called off: questions with equal patience move it once in that time.
 //!
 //! Alarms ring in tasks of the thread's runtime, of which there is one at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -38,8 +39,10 @@ impl Table {
         if self.armed.get().is_some_and(|armed| armed <= key.0) {
             return;
         }
-        if !self.has_ringer.replace(true) {
-            tokio::task::spawn_local(Ringer { timer: Box::pin(sleep_until(key.0)) });
+        if !self.has_ringer.get() {
+            let ringer = Ringer { timer: Box::pin(sleep_until(key.0)) };
+            self.has_ringer.set(true);
+            tokio::task::spawn_local(ringer);
         }
         self.ringer.borrow().iter().for_each(Waker::wake_by_ref);
     }
@@ -102,13 +105,15 @@ impl Drop for Ringer {
 /// An alarm. It rings once, as a future that is ready from its time on.
 pub struct Alarm {
     at: Instant,
+    /// Its number in the table of its thread, which it does not leave.
     set: Option<u64>,
+    _of_thread: PhantomData<*const ()>,
 }
 
 impl Alarm {
     /// Not set before it is waited for.
     pub fn at(at: Instant) -> Alarm {
-        Alarm { at, set: None }
+        Alarm { at, set: None, _of_thread: PhantomData }
     }
 
     /// Has it ring at another time.
@@ -140,6 +145,9 @@ impl Future for Alarm {
                     None => false,
                 };
                 return if waits { Poll::Pending } else { Poll::Ready(()) };
+            }
+            if self.at <= Instant::now() {
+                return Poll::Ready(());
             }
             let number = table.numbers.replace(table.numbers.get() + 1);
             self.set = Some(number);

@@ -19,14 +19,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Datagrams taken in one call. Most wake-ups bring one; the buffers are shared by all sockets of a thread.
-pub(super) const MANY: usize = 8;
+pub const MANY: usize = 8;
 /// The largest reply taken: four times what we offer, for servers that do not listen.
 const BUFFER: usize = 4096;
 
 /// Buffers for a call.
-pub(super) struct Datagrams {
+pub struct Datagrams {
     buffers: Vec<[u8; BUFFER]>,
-    /// What the kernel is told of the buffers, made anew for each call and kept only for its memory.
+    /// What the kernel is told of the buffers. They name no address and no control message, and the kernel leaves that as it is.
     headers: Vec<mmsghdr>,
     iovs: Vec<iovec>,
     count: usize,
@@ -46,11 +46,12 @@ impl Default for Datagrams {
 }
 
 impl Datagrams {
-    /// Takes what waits at a socket, up to [`MANY`] datagrams, and says how many there were. Fewer: it is empty now.
+    /// Takes what waits at a socket, up to [`MANY`] datagrams, and says how many there were. Fewer: it is empty now, or there is an error
+    /// to be told, which makes the socket ready once more.
     ///
     /// # Errors
     /// What recvmmsg(2) says: `WouldBlock` where nothing waits, or what ICMP told of a datagram that was sent from the socket.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.count = 0;
         for ((buffer, iov), header) in self.buffers.iter_mut().zip(&mut self.iovs).zip(&mut self.headers) {
             *iov = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: BUFFER };
@@ -72,22 +73,21 @@ impl Datagrams {
     }
 
     /// What the last call took.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let lengths = self.headers.iter().map(|header| (header.msg_len as usize).min(BUFFER));
         self.buffers.iter().zip(lengths).take(self.count).filter_map(|(buffer, length)| buffer.get(..length))
     }
 }
 
-/// Registers a socket with the runtime of this thread for what arrives at it. Registered for room as well, it would be woken each time
-/// that a server has taken a question from the socket's buffer.
+/// Registers a socket with the runtime of this thread, for one kind of readiness: registered for both, whoever reads it would be woken
+/// each time that its peer has taken something from the socket's buffer.
 ///
 /// # Errors
 /// What epoll_ctl(2) says.
-pub(super) fn watch(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+pub fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
     // SAFETY: a `UdpSocket` owns its descriptor and names the same one for as long as it lives, which is until the
     // `AsyncFd` has ended the registration.
-    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
-        .map_err(|refused| refused.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(|refused| refused.into_parts().1)
 }
 
 #[cfg(test)]

@@ -30,8 +30,6 @@ pub const TRY_TIMEOUT: Duration = Duration::from_millis(350);
 pub const DEADLINE: Duration = Duration::from_millis(1900);
 /// A reply that comes until then still fills the cache.
 pub const LATE: Duration = Duration::from_secs(6);
-/// Messages of one exchange that wait to be judged.
-const ARRIVALS: usize = 8;
 
 /// Asks the servers of a zone, on behalf of all who wait.
 ///
@@ -49,7 +47,7 @@ pub async fn ask(
     // Alone there is no second to ask; a stream repeats what is lost by itself.
     let has_second = servers.len() > 1 && first.endpoint.transport == Transport::Udp;
     let mut hedge_after = first.health().p95().filter(|p95| has_second && *p95 < TRY_TIMEOUT);
-    let (exchange, mut arrived) = inbox(ARRIVALS);
+    let (exchange, mut arrived) = inbox();
     let mut tries = Tries::new(carrier, zone, question, standing, servers, exchange, start);
     tries.first(start)?;
     let (end, mut alarm) = (start + LATE, Alarm::at(start + LATE));
@@ -84,7 +82,7 @@ pub async fn ask(
 
 /// Sends one question to one server, in its turn, and waits a while for whatever comes of it; nobody reads the reply.
 pub async fn probe(carrier: &dyn Carrier, server: &Arc<Server>, question: &[u8], standing: &Arc<Standing>) {
-    let (exchange, mut arrived) = inbox(1);
+    let (exchange, mut arrived) = inbox();
     let query = edns::upstream_query(0, question, false, false, false);
     let spot = server
         .group

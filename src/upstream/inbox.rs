@@ -1,4 +1,4 @@
-//! What arrives for one exchange, from sockets of the same thread: a queue with a bound and a waker.
+//! What arrives for one exchange, from sockets of the same thread: a queue and a waker.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,13 +14,12 @@ pub struct Sender<T>(Rc<RefCell<Queue<T>>>);
 
 struct Queue<T> {
     waiting: VecDeque<T>,
-    room: usize,
     reader: Option<Waker>,
 }
 
-/// An empty inbox with so much room.
-pub fn inbox<T>(room: usize) -> (Sender<T>, Inbox<T>) {
-    let queue = Rc::new(RefCell::new(Queue { waiting: VecDeque::new(), room, reader: None }));
+/// An empty inbox.
+pub fn inbox<T>() -> (Sender<T>, Inbox<T>) {
+    let queue = Rc::new(RefCell::new(Queue { waiting: VecDeque::new(), reader: None }));
     (Sender(Rc::clone(&queue)), Inbox(queue))
 }
 
@@ -45,10 +44,11 @@ impl<T> Inbox<T> {
 }
 
 impl<T> Sender<T> {
-    /// Puts something in. What there is no room for is dropped: more than the reader can use has arrived.
-    pub fn send(&self, item: T) {
+    /// Puts something in where fewer than `room` wait, and drops it where more do: each kind of thing has room of its own, so that what
+    /// anybody can send crowds nothing else out.
+    pub fn send(&self, item: T, room: usize) {
         let mut queue = self.0.borrow_mut();
-        if queue.waiting.len() < queue.room {
+        if queue.waiting.len() < room {
             queue.waiting.push_back(item);
             let reader = queue.reader.take();
             drop(queue);
@@ -69,16 +69,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_arrives_is_read_in_order_and_the_surplus_dropped() {
-        let (sender, mut inbox) = inbox(2);
-        (0..3).for_each(|number| sender.send(number));
-        assert_eq!((inbox.next().await, inbox.next().await), (0, 1));
+        let (sender, mut inbox) = inbox();
+        (0..3).for_each(|number| sender.send(number, 2));
+        sender.send(3, 3);
+        assert_eq!((inbox.next().await, inbox.next().await, inbox.next().await), (0, 1, 3));
         let late = async {
             tokio::task::yield_now().await;
-            sender.clone().send(7);
+            sender.clone().send(7, 1);
         };
         let (read, ()) = tokio::join!(inbox.next(), late);
         assert_eq!(read, 7);
-        sender.send(8);
+        sender.send(8, 1);
         assert_eq!(inbox.next().await, 8);
     }
 }

@@ -7,7 +7,7 @@
 pub mod admission;
 pub mod alarm;
 pub mod budget;
-mod datagrams;
+pub mod datagrams;
 pub mod encrypted;
 pub mod exchange;
 pub mod fairness;

@@ -328,14 +328,14 @@ impl<'o> Tries<'o> {
 
     fn stream(&self, server: &Arc<Server>, query: Vec<u8>, sent: Vec<u8>, number: usize) -> Open {
         let reply = self.carrier.stream(server, query, sent);
-        let exchange = self.exchange.clone();
+        let arrivals = Arrivals { exchange: self.exchange.clone(), number };
         Open::Tcp(tokio::task::spawn_local(async move {
             let arrival = match timeout(LATE, reply).await {
                 Ok(Ok(message)) => Arrival::Reply(message),
                 Ok(Err(error)) => Arrival::Refused(error.kind()),
                 Err(_) => return,
             };
-            exchange.send((number, arrival));
+            arrivals.tell_of_stream(arrival);
         }))
     }
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::alarm::Alarm;
 use super::datagrams::{self, Datagrams, MANY};
+use super::exchange::MAX_TRIES;
 use super::inbox::Sender;
 use super::matching::{self, Match};
 
@@ -30,6 +31,8 @@ pub const POOL: usize = 8;
 pub const MAX_QUESTIONS: u32 = 128;
 /// For how long a socket serves.
 const MAX_AGE: Duration = Duration::from_secs(5);
+/// Datagrams of one exchange that wait to be judged.
+const ROOM: usize = 8;
 /// Calls a socket may be read by before the worker looks after its other work.
 const TURNS: usize = 8;
 
@@ -61,9 +64,15 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// Tells the exchange.
+    /// Tells the exchange. What a forger can send without knowing the question leaves room for what is one's answer.
     pub fn tell(&self, arrival: Arrival) {
-        self.exchange.send((self.number, arrival));
+        let room = if matches!(arrival, Arrival::Unmatched) { ROOM / 2 } else { ROOM };
+        self.exchange.send((self.number, arrival), room);
+    }
+
+    /// The same for what came over a stream, of which a try has one.
+    pub fn tell_of_stream(self, arrival: Arrival) {
+        self.exchange.send((self.number, arrival), ROOM + MAX_TRIES);
     }
 }
 
@@ -149,7 +158,7 @@ impl Socket {
         socket.bind(&own.into())?;
         socket.connect(&server.into())?;
         Ok(Socket {
-            io: datagrams::watch(socket.into())?,
+            io: datagrams::watch(socket.into(), Interest::READABLE)?,
             waiting: RefCell::default(),
             questions: Cell::new(0),
             retired: Cell::new(false),
@@ -208,15 +217,19 @@ impl Socket {
     }
 }
 
-/// Reads a socket until it is retired and nobody waits on it.
+/// Reads a socket until it is ended by [`Socket::retire`].
 async fn receive(socket: Rc<Socket>) {
     let mut too_old = Alarm::at(Instant::now() + MAX_AGE);
     loop {
         tokio::select! {
             biased;
             ready = socket.io.ready(Interest::READABLE | Interest::ERROR) => match ready {
-                Ok(mut ready) => if socket.take() { ready.clear_ready() },
-                Err(_) => return,
+                Ok(mut ready) => match socket.take() {
+                    true => ready.clear_ready(),
+                    false => tokio::task::yield_now().await,
+                },
+                // The runtime ends: nobody is to wait here any more.
+                Err(_) => return socket.retired.set(true),
             },
             () = &mut too_old, if !socket.retired.get() => socket.retire(),
         }
@@ -253,7 +266,7 @@ mod tests {
         local(async {
             let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let pool = Pool::new(server.local_addr().unwrap());
-            let (exchange, mut arrived) = inbox(1);
+            let (exchange, mut arrived) = inbox();
             let question = b"\x00\x00\x01\x00\x01";
             let query = crate::wire::edns::upstream_query(0, question, false, false, false);
             let wait = pool.send(query, question, Arrivals { exchange, number: 7 }).unwrap();

@@ -87,8 +87,29 @@ impl Pod {
 
     /// Pulls its cable out, or puts it in again.
     pub fn set_link(&self, state: &str) {
-        let name = self.namespace.replace("nodens-", "nd").replace('-', "b");
-        self.ip(&format!("link set {name} {state}"));
+        self.ip(&format!("link set {} {state}", self.link()));
+    }
+
+    /// Sends no more than so much from now on; the rest waits in the link's queue, and in sockets when that is all theirs.
+    pub fn slow_down(&self, rate: &str) {
+        let limit = ["rate", rate, "burst", "10kb", "limit", "20mb"];
+        let mut command = self.exec("tc");
+        command.args(["qdisc", "add", "dev", &self.link(), "root", "tbf"]).args(limit);
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "tc: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// How often a datagram found no room in the socket it was sent from.
+    pub fn found_no_room(&self) -> u64 {
+        let said = self.exec("cat").arg("/proc/net/snmp").output().unwrap().stdout;
+        let said = String::from_utf8(said).unwrap();
+        let mut lines = said.lines().filter(|line| line.starts_with("Udp:")).map(|line| line.split(' '));
+        let (names, counts) = (lines.next().unwrap(), lines.next().unwrap());
+        names.zip(counts).find(|(name, _)| *name == "SndbufErrors").unwrap().1.parse().unwrap()
+    }
+
+    fn link(&self) -> String {
+        self.namespace.replace("nodens-", "nd").replace('-', "b")
     }
 
     /// Gives the node one more address, which the pod reaches through it.

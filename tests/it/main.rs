@@ -15,6 +15,7 @@
 mod authoritative;
 mod clients;
 mod command_line;
+mod congestion;
 mod encrypted;
 mod failures;
 mod faithful;
