@@ -175,6 +175,28 @@ async fn truncation_goes_to_tcp_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forger_who_floods_crowds_no_answer_out() {
+    local(async {
+        // All at once, the answer last: as its datagram, and over the stream that a truncated one has led to.
+        let forged = || (0..30).map(|_| (MS * 10, Arrival::Unmatched));
+        let plain =
+            Network::new(move |seen| forged().chain([(MS * 10, Arrival::Reply(seen.a(60)))]).collect());
+        let by_stream = Network::new(move |seen| match seen.over {
+            Transport::Udp => [(MS * 5, Arrival::Reply(seen.reply(Flags::TC, [0; 3], &[])))]
+                .into_iter()
+                .chain(forged())
+                .collect(),
+            _ => reply(5, seen.a(60)),
+        });
+        for network in [plain, by_stream] {
+            let run = ask_once(&network, &servers(1)).await;
+            assert_eq!((run.result.unwrap().kind, run.took), (Kind::Data, MS * 10));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_truncated_over_tcp_too_is_no_answer() {
     local(async {
         let part = |seen: &Seen| {
