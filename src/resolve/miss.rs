@@ -1,5 +1,5 @@
 //! A query that has to be asked, top to bottom: what is stale meanwhile, a place to wait, an equal question to
-//! join or lead, the exchange, the store, the reply.
+//! join or to lead through its exchange into the store (`flight`), the reply.
 
 use std::net::IpAddr;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! Datagrams: a batch in, every answer that is known out in one call, the rest as they come.
+//! Datagrams: a batch in, every answer that is known out in one call, the rest when they are ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::stop::{GRACE, Guard, InFlight, Stop};
 use super::sys::{Batch, Outbox, ReturnPath};
@@ -126,7 +126,12 @@ pub async fn serve<R: Responder>(
             biased;
             ready = server.socket.readable() => {
                 let mut ready = ready?;
-                left = server.turn().await;
+                left = tokio::select! {
+                    biased;
+                    left = server.turn() => left,
+                    // It waits for room in the socket. What it had taken waits on.
+                    () = &mut stopped => break,
+                };
                 if left == Left::Nothing {
                     ready.clear_ready();
                 }
@@ -142,7 +147,7 @@ pub async fn serve<R: Responder>(
     let end = Instant::now() + GRACE;
     loop {
         // What arrived before the signal is in the socket now; what arrives meanwhile is served as well.
-        while server.turn().await == Left::Perhaps {}
+        while timeout_at(end, server.turn()).await == Ok(Left::Perhaps) {}
         server.begin(usize::MAX);
         if server.in_flight.is_none() || Instant::now() >= end {
             return Ok(());

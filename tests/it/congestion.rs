@@ -1,13 +1,43 @@
 //! A link that takes less than nodens has to say: replies wait for room in the socket, and none is lost.
 
 use std::fmt::Write as _;
+use std::net::UdpSocket;
+use std::time::Instant;
+
+use hickory_resolver::proto::rr::RecordType;
 
 use crate::clients::Pod;
-use crate::harness::{Dir, Nodens, need, tool};
+use crate::harness::{Dir, Nodens, PATIENCE, need, query, tool};
 
 /// Questions in flight, whose replies are many times what a socket's buffer holds.
 const IN_FLIGHT: &str = "6000";
 const QUESTIONS: usize = 30_000;
+
+fn nodens_in(pod: &Pod) -> Nodens {
+    let listen = format!("{}:53", pod.own());
+    let mut command =
+        pod.command(&["serve", "--lab", "--workers", "1", "--search", "off", "--listen", &listen]);
+    command.args(["--admin", "127.0.0.1:0"]);
+    Nodens::spawn(command)
+}
+
+#[test]
+fn a_link_that_takes_hardly_anything_does_not_keep_it_from_ending() {
+    if !["tc", "ip"].into_iter().all(need) {
+        return;
+    }
+    let pod = Pod::of("stuck");
+    let mut nodens = nodens_in(&pod);
+    pod.slow_down("1kbit");
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+    client.connect((pod.own(), 53)).unwrap();
+    let (packet, start) = (query("www.example.com", RecordType::A), Instant::now());
+    while pod.found_no_room() == 0 && start.elapsed() < PATIENCE {
+        (0..500).for_each(|_| drop(client.send(&packet)));
+    }
+    assert!(pod.found_no_room() > 0, "the link was fast enough");
+    assert_eq!(nodens.stop(), 0);
+}
 
 #[test]
 fn a_link_slower_than_the_answers_loses_none_of_them() {
@@ -15,11 +45,7 @@ fn a_link_slower_than_the_answers_loses_none_of_them() {
         return;
     }
     let pod = Pod::of("slow");
-    let listen = format!("{}:53", pod.own());
-    let mut command =
-        pod.command(&["serve", "--lab", "--workers", "1", "--search", "off", "--listen", &listen]);
-    command.args(["--admin", "127.0.0.1:0"]);
-    let _nodens = Nodens::spawn(command);
+    let _nodens = nodens_in(&pod);
     pod.slow_down("6mbit");
 
     let (dir, mut names) = (Dir::new(), String::new());
