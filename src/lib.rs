@@ -3,9 +3,11 @@
 //! The modules in the order a query meets them: [`server`] takes packets in, [`query`] reads them, [`cache`]
 //! knows most answers, [`resolve`] conducts, [`upstream`] asks for the rest, [`wire`] is the format that all of
 //! them speak, and [`server`] sends packets out. Around them: [`config`] says what to do, [`limits`] how much,
-//! [`observe`] and [`admin`] show it, [`follow`] sees what changes around it, [`clock`] tells the time, [`lab`] is a cluster and an internet to try it on.
+//! [`observe`] and [`admin`] show it, [`follow`] sees what changes around it, [`clock`] tells the time, [`buckets`] tells
+//! clients apart, [`lab`] is a cluster and an internet to try it on.
 
 pub mod admin;
+pub mod buckets;
 pub mod cache;
 pub mod clock;
 pub mod config;

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("limits", &[]),
+    ("buckets", &[]),
     ("query", &["wire"]),
-    ("cache", &["query", "wire"]),
+    ("cache", &["buckets", "query", "wire"]),
     ("search", &["cache", "query", "wire"]),
-    ("upstream", &["limits", "wire"]),
+    ("upstream", &["buckets", "limits", "wire"]),
     ("clock", &["cache"]),
     ("resolve", &["cache", "clock", "limits", "observe", "query", "search", "upstream", "wire"]),
     ("server", &["limits", "observe", "query", "resolve", "search", "upstream", "wire"]),

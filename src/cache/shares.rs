@@ -3,13 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::ClientBucket;
+use crate::buckets::BUCKETS;
 
-/// Buckets of client addresses: 8 bytes each, many times the pods of a node.
-pub const BUCKETS: usize = 4096;
 /// A client's share is one of so many parts of the bytes.
 const PARTS: u64 = 4;
 
-/// The counts and the share.
+/// The counts, 8 bytes for each bucket, and the share.
 pub struct Shares {
     held: Box<[AtomicU64]>,
     share: u64,

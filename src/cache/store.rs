@@ -6,26 +6,25 @@
 //!
 //! A client's share is a quarter of the bytes ([`super::shares`]). One that holds more makes room at the expense of such
 //! clients alone: what others brought stays, however many names it asks for, and a single client of an otherwise quiet
-//! node has all of the store. Clients are told apart by buckets of their addresses in a fixed table; two in one
-//! bucket share a share.
+//! node has all of the store. Clients are told apart by [`crate::buckets`]: two of one node's range have shares
+//! of their own, two of different ranges may share one.
 //!
 //! An answer that has ended stays until room is needed.
 
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Add;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::entry::{ClientBucket, Entry};
 use super::key::{PassThrough, QueryKey};
 use super::shard::{Shard, Usage};
-use super::shares::{BUCKETS, Shares};
+use super::shares::Shares;
 use super::ttl::Moment;
+use crate::buckets::Buckets;
 
 /// Bytes of a shard: the largest answers are a small part of it, and its table, which doubles now and then under the lock,
 /// does so in a fraction of a millisecond.
@@ -48,7 +47,7 @@ pub struct Store {
     shards: Box<[Mutex<Shard>]>,
     shares: Shares,
     failing: Cache<u64, Failed, PassThrough>,
-    addresses: RandomState,
+    buckets: Buckets,
 }
 
 impl Store {
@@ -63,13 +62,13 @@ impl Store {
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(FAILURES_FORGOTTEN)
                 .build_with_hasher(PassThrough::default()),
-            addresses: RandomState::default(),
+            buckets: Buckets::default(),
         }
     }
 
     /// The bucket that a client's answers count against.
     pub fn bucket(&self, client: IpAddr) -> ClientBucket {
-        ClientBucket((self.addresses.hash_one(client) % BUCKETS as u64) as u16)
+        ClientBucket(self.buckets.of(client) as u16)
     }
 
     /// The answer to a key, fresh or not.
@@ -190,7 +189,7 @@ mod tests {
             keep(&store, &key(1000 + number), [10, 0, 1, 0].into());
         }
         let left = others.iter().filter(|key| store.get(key).is_some()).count();
-        assert!(left >= 990, "{left}");
+        assert_eq!(left, 1000);
         let usage = store.usage();
         assert!(usage.bytes <= 4 * SHARD_BYTES && usage.entries > 40_000, "{usage:?}");
         assert_eq!((usage.evicted, usage.refused), (0, 0), "the client's own make room for all of it");

@@ -16,6 +16,7 @@ use foldhash::quality::RandomState;
 use tokio::sync::SetOnce;
 
 use super::standing::Standing;
+use crate::buckets::{BUCKETS, Buckets};
 
 const SHARDS: usize = 16;
 
@@ -133,14 +134,11 @@ impl<T> Drop for Lead<T> {
     }
 }
 
-/// Groups of client addresses whose waiting questions are counted together; 4 bytes each.
-pub const CLIENT_BUCKETS: usize = 4096;
-
-/// How many are inside, in all and for each client: questions that wait, or connections.
+/// How many are inside, in all and for each client: questions that wait, or connections. A client takes 4 bytes.
 pub struct Gate {
     total: AtomicU32,
     clients: Box<[AtomicU32]>,
-    addresses: RandomState,
+    buckets: Buckets,
     max_total: u32,
     max_client: u32,
 }
@@ -159,8 +157,8 @@ impl Gate {
     pub fn new(max_total: u32, max_client: u32) -> Gate {
         Gate {
             total: AtomicU32::new(0),
-            clients: (0..CLIENT_BUCKETS).map(|_| AtomicU32::new(0)).collect(),
-            addresses: RandomState::default(),
+            clients: (0..BUCKETS).map(|_| AtomicU32::new(0)).collect(),
+            buckets: Buckets::default(),
             max_total,
             max_client,
         }
@@ -171,7 +169,7 @@ impl Gate {
     /// # Errors
     /// [`Full`] says which bound has been reached.
     pub fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
-        let bucket = self.addresses.hash_one(client) as usize % CLIENT_BUCKETS;
+        let bucket = self.buckets.of(client);
         let mine = self.clients.get(bucket).ok_or(Full::Client)?;
         if self.total.fetch_add(1, Ordering::Relaxed) >= self.max_total {
             self.total.fetch_sub(1, Ordering::Relaxed);
