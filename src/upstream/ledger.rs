@@ -7,7 +7,7 @@
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
+use foldhash::quality::FixedState;
 
 use super::Class;
 use super::budget::{Budget, Pace};
@@ -384,7 +384,8 @@ struct Known {
 #[derive(Default)]
 struct Spots {
     places: Vec<Option<Known>>,
-    hasher: RandomState,
+    /// No secret is needed: a spot's domain is a keyed hash already.
+    hasher: FixedState,
 }
 
 impl Spots {
