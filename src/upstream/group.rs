@@ -366,7 +366,7 @@ impl Permit {
     pub fn lost(&mut self) {
         if std::mem::replace(&mut self.state, State::Lost) == State::Open {
             let spot = self.spot;
-            self.tell(|ledger, _, permit| ledger.lost(permit, spot));
+            self.tell(|ledger, now, permit| ledger.lost(now, permit, spot));
         }
     }
 

@@ -26,6 +26,8 @@ const SILENT_TIME: Duration = Duration::from_secs(1);
 const SHARE: Duration = Duration::from_millis(20);
 /// For how long a server that answered well for a domain is expected to do so again.
 const GOOD: Duration = Duration::from_secs(300);
+/// For how long an answer shows that what is lost at the server for that domain is not lost because nobody is there.
+const ALIVE: Duration = Duration::from_secs(1);
 /// After so many packets in a row that a server left unanswered for a domain, it gets no retries there until it answers: where half is
 /// lost by chance, sixteen in a row are not.
 const DEAD: u32 = 16;
@@ -197,11 +199,13 @@ impl<T> Ledger<T> {
     }
 
     /// A packet was given up, or refused where it should not have been.
-    pub fn lost(&mut self, permit: Permit, spot: Spot) {
+    pub fn lost(&mut self, now: Duration, permit: Permit, spot: Spot) {
+        let mut others_come = false;
         if let Some(known) = self.spots.entry(spot) {
             known.lost = known.lost.saturating_add(1);
+            others_come = known.answered_well.is_some_and(|at| now < at + ALIVE);
         }
-        self.with(permit, |rate, epoch| rate.lost(epoch, spot));
+        self.with(permit, |rate, epoch| rate.lost(epoch, spot, others_come));
     }
 
     /// A packet was refused, by a limiter or for good: the server is there, and nothing is known of how much it takes.
@@ -210,7 +214,7 @@ impl<T> Ledger<T> {
         if let Some(known) = self.spots.entry(spot) {
             known.lost = 0;
         }
-        self.forgotten(permit);
+        self.with(permit, |rate, epoch| rate.declined(epoch, spot));
     }
 
     /// A packet that was given up was answered late.

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod datagrams;
 pub mod encrypted;
 pub mod exchange;
+pub mod experiment;
 pub mod fairness;
 pub mod group;
 pub mod headless;

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::budget::{BURST, MAX_RATE};
+use super::experiment::{Kind, LONGEST, PULSE, Role, STEPS};
 use super::window::{ENOUGH, LEAST_LOSS, RISE, Sample, Spot, Verdict, Window};
 
 /// Where nothing is known: under the lowest limit of a large provider, and quickly doubled where more is wanted.
@@ -31,25 +32,14 @@ const CUT: f64 = 0.9;
 const DRAIN: Duration = Duration::from_millis(400);
 /// What of it is sent from then on: the rest is for errors of measuring, and for what raised windows send too much.
 const CRUISE: f64 = 0.985;
-/// What a raised window multiplies the rate by: near a known limit, after one that rose, and where no limit is known.
-const STEPS: [f64; 3] = [1.06, 1.25, 2.0];
-/// How long such a window takes: small steps take longer to tell from chance.
-const RAISED: [Duration; 3] =
-    [Duration::from_millis(1000), Duration::from_millis(500), Duration::from_millis(250)];
-/// How far a pulse goes below and above what comes in.
-const PULSE: f64 = 0.4;
-/// How long each half of it takes, where enough packets go out in it.
-const HALF_PULSE: Duration = Duration::from_millis(250);
-/// The longest half of a pulse: the first packet of it waits for two thirds as long.
-const LONGEST_HALF: Duration = Duration::from_secs(1);
 /// Packets a second that make a pulse worth it.
 const PULSE_LEAST: f64 = 90.0;
 /// How long the rate stays after a limit was found or an experiment was unclear.
 const QUIET: Duration = Duration::from_secs(3);
+/// The same after an unclear one where no limit is known.
+const UNCLEAR: Duration = Duration::from_millis(500);
 /// A window outside experiments.
 const WINDOW: Duration = Duration::from_secs(1);
-/// The longest window.
-const LONGEST: Duration = Duration::from_secs(2);
 /// After the end of a window its packets have been answered or given up, and retries of these been answered.
 const SETTLED: Duration = Duration::from_millis(700);
 /// How often it is looked what has become of windows.
@@ -72,29 +62,6 @@ const NEGLIGIBLE: f64 = 0.02;
 /// The window in which a packet was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u32);
-
-/// What a window is for.
-#[derive(Clone, Copy, Debug)]
-enum Role {
-    Cruise,
-    Drain,
-    /// The lower half of a pulse; the upper half has this rate.
-    Low {
-        high: f64,
-    },
-    /// The higher rate of an experiment, over the window with this number.
-    Trial {
-        base: u32,
-        kind: Kind,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// By this step.
-    Raised(usize),
-    Pulse,
-}
 
 /// The rate of a group, and what it rests on.
 pub struct Rate {
@@ -183,14 +150,19 @@ impl Rate {
         self.with(epoch, |window| window.delivered(server));
     }
 
-    /// A packet was given up, or refused without need.
-    pub fn lost(&mut self, epoch: Epoch, spot: Spot) {
-        self.with(epoch, |window| window.lost(spot));
+    /// A packet was given up, or refused without need; `others_come`: others there were answered meanwhile.
+    pub fn lost(&mut self, epoch: Epoch, spot: Spot, others_come: bool) {
+        self.with(epoch, |window| window.lost(spot, others_come));
     }
 
     /// A packet that was given up has been answered after all.
     pub fn found(&mut self, epoch: Epoch, spot: Spot) {
         self.with(epoch, |window| window.found(spot));
+    }
+
+    /// A packet was refused, and nobody knows whether by a limiter.
+    pub fn declined(&mut self, epoch: Epoch, spot: Spot) {
+        self.with(epoch, |window| window.declined(spot));
     }
 
     /// Nobody will know what came of a packet.
@@ -216,16 +188,21 @@ impl Rate {
         let Some((role, open)) = self.windows.back() else { return };
         match *role {
             Role::Drain if open.length(now) >= DRAIN => self.open(now, Role::Cruise, self.rate),
-            Role::Low { high } if open.is_full(now, HALF_PULSE, LONGEST_HALF) => {
+            Role::Low { high } if open.is_full(now, Kind::Pulse.length(), Kind::Pulse.longest()) => {
                 self.open(now, Role::Trial { base: self.last(), kind: Kind::Pulse }, high);
             }
-            Role::Trial { kind, .. } if open.is_full(now, kind.length(), kind.longest()) => {
+            Role::Trial { base, kind } if open.is_full(now, kind.length(), kind.longest()) => {
+                let low = self.windows.get(self.index(base)).map(|(_, low)| low.rate);
+                let rate = low.filter(|_| kind == Kind::Pulse).unwrap_or(self.rate);
+                self.open(now, Role::After(kind), rate);
+            }
+            Role::After(kind) if open.is_full(now, kind.length(), kind.longest()) => {
                 self.open(now, Role::Cruise, self.rate);
             }
             Role::Cruise if self.may_raise(open, now) => self.raise(now, self.last()),
             Role::Cruise if open.is_full(now, WINDOW, LONGEST) => self.open(now, Role::Cruise, self.rate),
             Role::Cruise => self.pulse(now),
-            Role::Drain | Role::Low { .. } | Role::Trial { .. } => {}
+            Role::Drain | Role::Low { .. } | Role::Trial { .. } | Role::Doubted | Role::After(_) => {}
         }
     }
 
@@ -260,7 +237,7 @@ impl Rate {
 
     fn is_trying(&self) -> bool {
         let open = |(role, window): &(Role, Window)| {
-            matches!(role, Role::Trial { .. } | Role::Low { .. }) && !window.is_closed()
+            matches!(role, Role::Trial { .. } | Role::Doubted | Role::Low { .. }) && !window.is_closed()
         };
         self.windows.iter().any(open)
     }
@@ -312,10 +289,20 @@ impl Rate {
             let is_settled = now >= ended + SETTLED;
             match *role {
                 Role::Trial { base, kind } if is_settled => self.judge_trial(number, base, kind, now),
-                Role::Trial { base, kind: Kind::Raised(step) } => self.judge_early(number, base, step, now),
+                Role::Trial { base, kind: kind @ (Kind::Raised(_) | Kind::Held) } => {
+                    self.judge_early(number, base, kind, now);
+                }
+                Role::After(kind) if is_settled => {
+                    self.judge_doubted(number, kind, now);
+                    match kind {
+                        Kind::Pulse => self.close(number),
+                        Kind::Raised(_) | Kind::Held => self.judge_cruise(number, now),
+                    }
+                }
                 Role::Cruise if is_settled => self.judge_cruise(number, now),
                 Role::Drain | Role::Low { .. } if is_settled => self.close(number),
-                Role::Cruise | Role::Drain | Role::Low { .. } | Role::Trial { .. } => {}
+                Role::Cruise | Role::Drain | Role::Low { .. } => {}
+                Role::Trial { .. } | Role::Doubted | Role::After(_) => {}
             }
         }
     }
@@ -332,16 +319,13 @@ impl Rate {
     }
 
     /// A raised window shows that more gets through as soon as its answers are there.
-    fn judge_early(&mut self, number: u32, base: u32, step: usize, now: Duration) {
+    fn judge_early(&mut self, number: u32, base: u32, kind: Kind, now: Duration) {
         let so_far = |number| self.sample_of(number, Window::so_far);
         let (Some(before), Some(raised)) = (so_far(base), so_far(number)) else { return };
         if raised.rise(&before) >= RISE && raised.elasticity(&before) >= SURELY_ROSE {
             // It goes on being counted: the next may be compared with it.
-            let index = self.index(number);
-            if let Some((role, _)) = self.windows.get_mut(index) {
-                *role = Role::Cruise;
-            }
-            self.rose(number, step, now);
+            self.change(number, Role::Cruise);
+            self.rose(number, base, kind, now);
         }
     }
 
@@ -349,30 +333,69 @@ impl Rate {
     fn judge_trial(&mut self, number: u32, base: u32, kind: Kind, now: Duration) {
         let pair = |of| Some((self.sample_of(base, of)?, self.sample_of(number, of)?));
         let verdict = |(before, trial): (Sample, Sample)| trial.verdict(&before);
-        let (both, darkest) = (pair(Window::sample), pair(Window::darkest));
+        let (said, darkest) = (pair(Window::refusing).map(verdict), pair(Window::darkest).map(verdict));
+        if said == Some(Verdict::Flat) {
+            self.change(number, Role::Doubted);
+            return;
+        }
+        let trial = self.sample_of(number, Window::sample);
         self.close(number);
-        match both.map(verdict) {
-            // Losses that do not count may be a limit's all the same: where they would say so, nothing is known.
-            Some(Verdict::Rose) if darkest.map(verdict) != Some(Verdict::Flat) => {
-                (self.usual, self.is_paths) = (both.map(|(_, trial)| trial.part), true);
-                match kind {
-                    Kind::Raised(step) => self.rose(number, step, now),
-                    Kind::Pulse => self.is_short = false,
-                }
-            }
-            Some(Verdict::Flat) => {
-                if let Some((_, trial)) = both {
-                    self.cut(trial, now);
-                }
-            }
-            _ => self.quiet_until = now + QUIET,
+        // Losses that do not count may be a limit's all the same: where they would say so, nothing is known.
+        if said == Some(Verdict::Rose) && darkest != Some(Verdict::Flat) {
+            (self.usual, self.is_paths) = (trial.map(|trial| trial.part), true);
+            self.rose(number, base, kind, now);
+        } else {
+            self.is_unclear(now);
+        }
+    }
+
+    /// More was sent and no more delivered. Before a limit the lower rate that follows fares better again; where losses began
+    /// meanwhile, it fares no better.
+    fn judge_doubted(&mut self, after: u32, kind: Kind, now: Duration) {
+        let number = after.wrapping_sub(1);
+        let is_doubted =
+            |(role, window): &(Role, Window)| matches!(role, Role::Doubted) && !window.is_closed();
+        if !self.windows.get(self.index(number)).is_some_and(is_doubted) {
+            return;
+        }
+        let pair = |of| Some((self.sample_of(number, of)?, self.sample_of(after, of)?));
+        let falls_behind = pair(Window::refusing).is_some_and(|(trial, after)| trial.falls_behind(&after));
+        let pair = pair(Window::sample).filter(|_| falls_behind);
+        self.close(number);
+        match pair {
+            Some((trial, after)) => self.cut(kind, trial, after, now),
+            None => self.is_unclear(now),
+        }
+    }
+
+    /// Where a limit is known there is time until the next experiment; where none is, questions may fail meanwhile.
+    fn is_unclear(&mut self, now: Duration) {
+        self.quiet_until = now + if self.limit.is_some() { QUIET } else { UNCLEAR };
+    }
+
+    fn change(&mut self, number: u32, to: Role) {
+        let index = self.index(number);
+        if let Some((role, _)) = self.windows.get_mut(index) {
+            *role = to;
         }
     }
 
     /// The rate is that of the window. Where it was used up the next raise comes at once and is compared with it.
-    fn rose(&mut self, number: u32, step: usize, now: Duration) {
+    fn rose(&mut self, number: u32, base: u32, kind: Kind, now: Duration) {
         let Some((_, window)) = self.windows.get(self.index(number)) else { return };
         let (rate, is_bound) = (window.rate, window.is_bound(now));
+        let step = match kind {
+            Kind::Pulse => {
+                self.is_short = false;
+                return;
+            }
+            Kind::Raised(_) if self.limit.is_some_and(|limit| rate < limit * STEPS[1]) => {
+                self.open(now, Role::Trial { base, kind: Kind::Held }, rate);
+                return;
+            }
+            Kind::Raised(step) => step,
+            Kind::Held => 0,
+        };
         self.rate = rate;
         self.is_short = false;
         if self.limit.is_some_and(|limit| rate > limit * RISE) {
@@ -387,18 +410,22 @@ impl Rate {
         }
     }
 
-    /// More was sent and no more delivered: what got through is the limit.
-    fn cut(&mut self, trial: Sample, now: Duration) {
+    /// More was sent and no more delivered: what gets through is the limit.
+    fn cut(&mut self, kind: Kind, trial: Sample, after: Sample, now: Duration) {
         // Of what the limit lets through the path loses its part.
         let path = self.usual.filter(|part| self.is_paths && *part < LOSSY).unwrap_or(1.0);
-        let limit = (trial.sustained() / path.max(0.1)).max(FLOOR);
-        if !self.is_paths {
-            self.usual = None;
+        let mut through = trial.sustained();
+        // Where the limit was exceeded for longer, nothing goes through that a limiter had saved up.
+        let above = if kind == Kind::Pulse { self.latest } else { Some(after) };
+        if let Some(above) = above.filter(|above| above.deviations_below_part(path) >= SHORT_SIGMA) {
+            through = through.min(above.delivered());
         }
+        let limit = (through / path.max(0.1)).max(FLOOR);
         self.limit = Some(limit);
         self.rate = (limit * CRUISE).max(FLOOR);
         (self.step, self.is_short) = (0, false);
-        self.quiet_until = now + QUIET;
+        // The window that confirmed it is part of that time.
+        self.quiet_until = now + QUIET.saturating_sub(kind.length());
         self.flat_at = Some(now);
         self.open(now, Role::Drain, (limit * CUT).max(FLOOR));
     }
@@ -409,19 +436,21 @@ impl Rate {
         let (sample, is_bound) = (window.sample(), window.is_bound(now));
         let is_above = self.flat_at.is_some_and(|cut_at| window.begun() < cut_at);
         self.close(number);
-        let Some(sample) = sample else { return };
+        // What went out before a cut went out above the limit: what it lost is not the path's loss.
+        let Some(sample) = sample.filter(|_| !is_above) else { return };
         self.latest = Some(sample);
-        let Some(usual) = self.usual else {
-            // What went out before a cut went out above the limit: what it lost is not the path's loss.
-            if is_above {
-                return;
-            }
-            // After a cut it is below the limit; where nothing was cut yet, what is lost may be for either reason.
+        let Some(mut usual) = self.usual else {
+            // Where nothing was cut yet, what is lost may be for either reason.
             self.is_paths = self.limit.is_some();
             self.usual = Some(sample.part);
             self.is_short = !self.is_paths && sample.part < LOSSY;
             return;
         };
+        if self.limit.is_some() && !self.is_paths {
+            // The first after a cut is below the limit, and so may have been what was usual before.
+            usual = usual.max(sample.part);
+            (self.is_paths, self.usual) = (true, Some(usual));
+        }
         if sample.deviations_below_part(usual) >= SHORT_SIGMA && sample.part < usual - NEGLIGIBLE {
             if !self.is_short || is_bound {
                 (self.step, self.quiet_until) = (0, self.quiet_until.min(now));
@@ -429,22 +458,6 @@ impl Rate {
             self.is_short = true;
         } else if !self.is_short {
             self.usual = Some(usual + (sample.part - usual) / 4.0);
-        }
-    }
-}
-
-impl Kind {
-    fn length(self) -> Duration {
-        match self {
-            Kind::Raised(step) => RAISED.get(step).copied().unwrap_or(WINDOW),
-            Kind::Pulse => HALF_PULSE,
-        }
-    }
-
-    fn longest(self) -> Duration {
-        match self {
-            Kind::Raised(_) => LONGEST,
-            Kind::Pulse => LONGEST_HALF,
         }
     }
 }

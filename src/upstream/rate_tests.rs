@@ -46,7 +46,7 @@ impl Path {
             && at <= self.now
         {
             self.lost.pop_front();
-            self.rate.lost(epoch, SPOT);
+            self.rate.lost(epoch, SPOT, false);
             self.rate.proven(SPOT);
         }
         allowed
@@ -96,7 +96,7 @@ fn what_comes_of_packets_of_long_ago_changes_nothing() {
     path.run(60_000, 500.0);
     for epoch in [epoch, Epoch(epoch.0.wrapping_sub(1)), Epoch(u32::MAX / 2)] {
         path.rate.delivered(epoch, 0);
-        path.rate.lost(epoch, SPOT);
+        path.rate.lost(epoch, SPOT, false);
         path.rate.found(epoch, SPOT);
         path.rate.forgotten(epoch);
     }

@@ -47,9 +47,12 @@ pub struct Window {
     /// Retries that the share of retries kept back.
     kept_back: u32,
     delivered: u32,
+    declined: u32,
     lost: HashMap<Spot, Loss, RandomState>,
-    /// Losses beyond [`SPOTS`].
+    /// Losses beyond [`SPOTS`],
     lost_more: u32,
+    /// and refusals.
+    declined_more: u32,
     /// Servers that answered, a bit each; beyond 64 they share.
     answering: u64,
     closed: Option<Losses>,
@@ -58,7 +61,8 @@ pub struct Window {
 #[derive(Debug, Default)]
 struct Loss {
     packets: u32,
-    /// A retry there was answered: the server is there, and knows the domain.
+    declined: u32,
+    /// A retry there was answered, or others there were meanwhile: the server is there, and knows the domain.
     proven: bool,
 }
 
@@ -67,6 +71,7 @@ struct Loss {
 struct Losses {
     counted: u32,
     doubtful: u32,
+    declined: u32,
 }
 
 impl Window {
@@ -80,8 +85,10 @@ impl Window {
             waited: 0,
             kept_back: 0,
             delivered: 0,
+            declined: 0,
             lost: HashMap::default(),
             lost_more: 0,
+            declined_more: 0,
             answering: 0,
             closed: None,
         }
@@ -110,11 +117,23 @@ impl Window {
         self.answering |= 1 << (server % 64);
     }
 
-    /// A packet was given up.
-    pub fn lost(&mut self, spot: Spot) {
+    /// A packet was given up; `others_come`: others there were answered meanwhile.
+    pub fn lost(&mut self, spot: Spot, others_come: bool) {
         match self.loss(spot) {
-            Some(loss) => loss.packets += 1,
+            Some(loss) => {
+                loss.packets += 1;
+                loss.proven |= others_come;
+            }
             None => self.lost_more += 1,
+        }
+    }
+
+    /// A packet was refused, by a limiter or for good.
+    pub fn declined(&mut self, spot: Spot) {
+        self.declined += 1;
+        match self.loss(spot) {
+            Some(loss) => loss.declined += 1,
+            None => self.declined_more += 1,
         }
     }
 
@@ -183,27 +202,33 @@ impl Window {
         is_used_up || self.kept_back * 20 > self.sent
     }
 
-    /// What it says, if it has an end and enough packets.
+    /// What it says, if it has an end and enough packets: refusals are none of them.
     pub fn sample(&self) -> Option<Sample> {
-        self.sample_of(self.delivered + self.losses().counted)
+        self.sample_of(self.sent.saturating_sub(self.declined), self.delivered + self.losses().counted)
+    }
+
+    /// The same if refusals were a limiter's. What a server refuses for good it refuses at any rate: they count where rates are compared.
+    pub fn refusing(&self) -> Option<Sample> {
+        let losses = self.losses();
+        self.sample_of(self.sent, self.delivered + losses.counted + losses.declined)
     }
 
     /// The same if all losses counted.
     pub fn darkest(&self) -> Option<Sample> {
         let losses = self.losses();
-        self.sample_of(self.delivered + losses.counted + losses.doubtful)
+        self.sample_of(self.sent, self.delivered + losses.counted + losses.declined + losses.doubtful)
     }
 
     /// The same if nothing came of what is still on its way.
     pub fn so_far(&self) -> Option<Sample> {
-        self.sample_of(self.sent)
+        self.sample_of(self.sent, self.sent)
     }
 
-    fn sample_of(&self, packets: u32) -> Option<Sample> {
+    fn sample_of(&self, sent: u32, packets: u32) -> Option<Sample> {
         let seconds = self.ended?.saturating_sub(self.begun).as_secs_f64();
         let packets = (packets >= ENOUGH / 2).then(|| f64::from(packets))?;
         let part = (f64::from(self.delivered) / packets).min(1.0);
-        (seconds > 0.0).then(|| Sample { sent: f64::from(self.sent) / seconds, part, packets, seconds })
+        (seconds > 0.0).then(|| Sample { sent: f64::from(sent) / seconds, part, packets, seconds })
     }
 
     fn loss(&mut self, spot: Spot) -> Option<&mut Loss> {
@@ -212,22 +237,34 @@ impl Window {
     }
 
     /// Losses that may be a limit's. A server that answers nothing in a window is down, not slow. Where it answers, a loss counts if a
-    /// retry for that domain was answered there. Silence without a retry's answer counts only if eight parent domains or more lost,
-    /// and then none of them for more than the eighth: names whose own servers are down are asked again and again.
+    /// retry for that domain was answered there, or others were meanwhile. Silence without either counts only if eight parent domains
+    /// or more lost, and then none of them for more than the eighth: names whose own servers are down are asked again and again. So
+    /// with refusals.
     fn losses(&self) -> Losses {
         if let Some(closed) = self.closed {
             return closed;
         }
         let answers = |spot: &Spot| self.answering & 1 << (spot.server % 64) != 0;
-        let losses = self.lost.iter().filter(|(spot, loss)| answers(spot) && loss.packets > 0);
-        let mut sizes: Vec<u32> = losses.clone().map(|(_, loss)| loss.packets).collect();
-        let all = sizes.iter().sum::<u32>();
-        sizes.sort_unstable_by(|one, other| other.cmp(one));
-        let eighth = sizes.get(DOMAINS - 1).copied().unwrap_or(0);
-        let counts = |loss: &Loss| if loss.proven { loss.packets } else { loss.packets.min(eighth) };
-        let counted = losses.map(|(_, loss)| counts(loss)).sum::<u32>();
-        Losses { counted: counted + self.lost_more, doubtful: all - counted }
+        let losses = || self.lost.iter().filter(|(spot, _)| answers(spot)).map(|(_, loss)| loss);
+        let (lost, refused) =
+            (eighth(losses().map(|loss| loss.packets)), eighth(losses().map(|loss| loss.declined)));
+        let counts = |loss: &Loss| if loss.proven { loss.packets } else { loss.packets.min(lost) };
+        let all = losses().map(|loss| loss.packets).sum::<u32>();
+        let counted = losses().map(counts).sum::<u32>();
+        let declined = losses().map(|loss| loss.declined.min(refused)).sum::<u32>();
+        Losses {
+            counted: counted + self.lost_more,
+            doubtful: all - counted,
+            declined: declined + self.declined_more,
+        }
     }
+}
+
+/// How many packets the parent domain lost that lost the most but for [`DOMAINS`] less one.
+fn eighth(losses: impl Iterator<Item = u32>) -> u32 {
+    let mut losses: Vec<u32> = losses.collect();
+    losses.sort_unstable_by(|one, other| other.cmp(one));
+    losses.get(DOMAINS - 1).copied().unwrap_or(0)
 }
 
 /// What a window says.
@@ -287,6 +324,13 @@ impl Sample {
         (part - self.part) / (spread / self.packets).sqrt()
     }
 
+    /// It delivers too little for what it sent more than the other, by more than chance now and then.
+    pub fn falls_behind(&self, other: &Sample) -> bool {
+        let (elasticity, deviations) = (self.elasticity(other), self.deviations_below(other));
+        self.rise(other) >= RISE
+            && (elasticity < 0.5 && deviations >= 1.0 || elasticity < 0.9 && deviations >= FLAT_SIGMA)
+    }
+
     /// What it says against one at a lower rate.
     pub fn verdict(&self, before: &Sample) -> Verdict {
         if self.rise(before) < RISE {
@@ -323,7 +367,7 @@ mod tests {
         for (spot, packets) in lost {
             (0..*packets).for_each(|_| {
                 window.sent(false);
-                window.lost(*spot);
+                window.lost(*spot, false);
             });
         }
         window.end(SECOND);
@@ -363,7 +407,7 @@ mod tests {
     #[test]
     fn spots_are_bounded() {
         let mut window = window(500, &[]);
-        (0..1000).for_each(|domain| window.lost(spot(0, domain)));
+        (0..1000).for_each(|domain| window.lost(spot(0, domain), false));
         assert_eq!((window.lost.len(), window.lost_more), (SPOTS, 488));
         assert_eq!(parts(&window).0, 1000);
         window.close();
