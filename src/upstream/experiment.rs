@@ -22,15 +22,20 @@ pub const LONGEST: Duration = Duration::from_secs(2);
 /// What a window is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Role {
+    /// The rate as it is.
     Cruise,
+    /// Less, after a limit was found.
     Drain,
-    /// The lower half of a pulse; the upper half has this rate.
+    /// The lower half of a pulse.
     Low {
+        /// The rate of the upper half.
         high: f64,
     },
-    /// The higher rate of an experiment, over the window with this number.
+    /// The higher rate of an experiment.
     Trial {
+        /// The number of the window that it is compared with.
         base: u32,
+        /// How it is made.
         kind: Kind,
     },
     /// The same, where no more was delivered, until the window after it is judged.

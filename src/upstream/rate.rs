@@ -1,9 +1,9 @@
 //! The adaptive rate: how many packets a second a group of servers lets through, found out by sending.
 //!
-//! What is lost at any rate is no limit; a limit is where more is sent and no more delivered. So the rate moves by
-//! experiments alone: two windows one after the other, the second at a higher rate, judged when all of their packets have been answered
-//! or given up. There are two kinds. Where questions wait, the rate itself is *raised* for a window. Where answers fall short and nothing
-//! waits, the traffic is sent in a *pulse*: a window at less than what comes in, then one at as much more, the mean as before.
+//! What is lost at any rate is no limit; a limit is where more is sent and no more delivered. So the rate moves by experiments alone:
+//! a window at a higher rate between two at a lower one, judged when all of their packets have been answered or given up. There are two
+//! kinds. Where questions wait, the rate itself is *raised* for a window. Where answers fall short and nothing waits, the traffic is sent
+//! in a *pulse*: a window at less than what comes in, then one at as much more.
 //!
 //! ```text
 //!             questions wait                        answers fall short, nothing waits
@@ -12,8 +12,12 @@
 //!     │  └── delivered rose ────┤                └── delivered rose: the path's ───┤
 //!     │      with sent: raised  │                    own losses, no limit          │
 //!     │                         ▼                                                  │
-//!     └── 0.985 x ◀── Drain ◀── delivered stayed flat: 0.9 x what got through ◀────┘
+//!     │             delivered stayed flat: Doubted ◀───────────────────────────────┘
+//!     │                         │
+//!     └── 0.985 x ◀── Drain ◀── After, at the lower rate, fares better again: 0.9 x what gets through
 //! ```
+//!
+//! Near a known limit a rise has to last ([`Kind::Held`]): a limiter lets through for a while what it saved up.
 
 use std::collections::VecDeque;
 use std::time::Duration;
