@@ -38,7 +38,7 @@ pub enum Role {
         /// How it is made.
         kind: Kind,
     },
-    /// The same, where no more was delivered, until the window after it is judged.
+    /// The same where the rate was raised and no more delivered, until the window after it is judged.
     Doubted,
     /// What follows the higher rate, for as long: the lower one again.
     After(Kind),

@@ -1,9 +1,12 @@
 //! The adaptive rate: how many packets a second a group of servers lets through, found out by sending.
 //!
 //! What is lost at any rate is no limit; a limit is where more is sent and no more delivered. So the rate moves by experiments alone:
-//! a window at a higher rate between two at a lower one, judged when all of their packets have been answered or given up. There are two
-//! kinds. Where questions wait, the rate itself is *raised* for a window. Where answers fall short and nothing waits, the traffic is sent
-//! in a *pulse*: a window at less than what comes in, then one at as much more.
+//! two windows one after the other, the second at a higher rate, judged when all of their packets have been answered or given up. There
+//! are two kinds. Where questions wait, the rate itself is *raised* for a window. Where answers fall short and nothing waits, the traffic
+//! is sent in a *pulse*: a window at less than what comes in, then one at as much more, the mean as before.
+//!
+//! Losses may begin between the two, and look like a limit's. So a raised window is compared with the one after it as well, and of pulses
+//! there have to be two.
 //!
 //! ```text
 //!             questions wait                        answers fall short, nothing waits
@@ -11,10 +14,11 @@
 //!     ▲  ▲                      │                ▲                                 │
 //!     │  └── delivered rose ────┤                └── delivered rose: the path's ───┤
 //!     │      with sent: raised  │                    own losses, no limit          │
+//!     │              delivered stayed flat                             delivered stayed flat
+//!     │                         ▼                                                  ▼
+//!     │                      Doubted                                       the same once more
 //!     │                         ▼                                                  │
-//!     │             delivered stayed flat: Doubted ◀───────────────────────────────┘
-//!     │                         │
-//!     └── 0.985 x ◀── Drain ◀── After, at the lower rate, fares better again: 0.9 x what gets through
+//!     └── 0.985 x ◀── Drain ◀── After fares better: 0.9 x what gets through ◀──────┘
 //! ```
 //!
 //! Near a known limit a rise has to last ([`Kind::Held`]): a limiter lets through for a while what it saved up.
@@ -40,7 +44,7 @@ const CRUISE: f64 = 0.985;
 const PULSE_LEAST: f64 = 90.0;
 /// How long the rate stays after a limit was found or an experiment was unclear.
 const QUIET: Duration = Duration::from_secs(3);
-/// The same after an unclear one where no limit is known.
+/// The same after an unclear one where questions wait and no limit is known.
 const UNCLEAR: Duration = Duration::from_millis(500);
 /// A window outside experiments.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -78,6 +82,8 @@ pub struct Rate {
     is_paths: bool,
     /// Answers fall short, and it is not known why.
     is_short: bool,
+    /// The last experiment was a pulse that stayed flat.
+    was_flat: bool,
     /// The last window outside experiments.
     latest: Option<Sample>,
     /// The least step of the next raise.
@@ -102,6 +108,7 @@ impl Rate {
             usual: None,
             is_paths: false,
             is_short: false,
+            was_flat: false,
             latest: None,
             step: STEPS.len() - 1,
             windows,
@@ -195,10 +202,9 @@ impl Rate {
             Role::Low { high } if open.is_full(now, Kind::Pulse.length(), Kind::Pulse.longest()) => {
                 self.open(now, Role::Trial { base: self.last(), kind: Kind::Pulse }, high);
             }
-            Role::Trial { base, kind } if open.is_full(now, kind.length(), kind.longest()) => {
-                let low = self.windows.get(self.index(base)).map(|(_, low)| low.rate);
-                let rate = low.filter(|_| kind == Kind::Pulse).unwrap_or(self.rate);
-                self.open(now, Role::After(kind), rate);
+            Role::Trial { kind, .. } if open.is_full(now, kind.length(), kind.longest()) => {
+                let role = if kind == Kind::Pulse { Role::Cruise } else { Role::After(kind) };
+                self.open(now, role, self.rate);
             }
             Role::After(kind) if open.is_full(now, kind.length(), kind.longest()) => {
                 self.open(now, Role::Cruise, self.rate);
@@ -298,10 +304,7 @@ impl Rate {
                 }
                 Role::After(kind) if is_settled => {
                     self.judge_doubted(number, kind, now);
-                    match kind {
-                        Kind::Pulse => self.close(number),
-                        Kind::Raised(_) | Kind::Held => self.judge_cruise(number, now),
-                    }
+                    self.judge_cruise(number, now);
                 }
                 Role::Cruise if is_settled => self.judge_cruise(number, now),
                 Role::Drain | Role::Low { .. } if is_settled => self.close(number),
@@ -338,18 +341,26 @@ impl Rate {
         let pair = |of| Some((self.sample_of(base, of)?, self.sample_of(number, of)?));
         let verdict = |(before, trial): (Sample, Sample)| trial.verdict(&before);
         let (said, darkest) = (pair(Window::refusing).map(verdict), pair(Window::darkest).map(verdict));
-        if said == Some(Verdict::Flat) {
+        if said == Some(Verdict::Flat) && kind != Kind::Pulse {
             self.change(number, Role::Doubted);
             return;
         }
-        let trial = self.sample_of(number, Window::sample);
+        let (trial, again) = (self.sample_of(number, Window::sample), std::mem::take(&mut self.was_flat));
         self.close(number);
+        if let Some(trial) = trial.filter(|_| said == Some(Verdict::Flat)) {
+            // Losses that begin in the middle of a pulse look like a limit's, those of the next do not.
+            match again {
+                true => self.cut(kind, trial, self.latest, now),
+                false => (self.was_flat, self.quiet_until) = (true, now),
+            }
+            return;
+        }
         // Losses that do not count may be a limit's all the same: where they would say so, nothing is known.
         if said == Some(Verdict::Rose) && darkest != Some(Verdict::Flat) {
             (self.usual, self.is_paths) = (trial.map(|trial| trial.part), true);
             self.rose(number, base, kind, now);
         } else {
-            self.is_unclear(now);
+            self.is_unclear(kind, now);
         }
     }
 
@@ -367,14 +378,15 @@ impl Rate {
         let pair = pair(Window::sample).filter(|_| falls_behind);
         self.close(number);
         match pair {
-            Some((trial, after)) => self.cut(kind, trial, after, now),
-            None => self.is_unclear(now),
+            Some((trial, after)) => self.cut(kind, trial, Some(after), now),
+            None => self.is_unclear(kind, now),
         }
     }
 
-    /// Where a limit is known there is time until the next experiment; where none is, questions may fail meanwhile.
-    fn is_unclear(&mut self, now: Duration) {
-        self.quiet_until = now + if self.limit.is_some() { QUIET } else { UNCLEAR };
+    /// There is time until the next experiment, but where questions wait and no limit is known: they may fail meanwhile.
+    fn is_unclear(&mut self, kind: Kind, now: Duration) {
+        let is_urgent = kind != Kind::Pulse && self.limit.is_none();
+        self.quiet_until = now + if is_urgent { UNCLEAR } else { QUIET };
     }
 
     fn change(&mut self, number: u32, to: Role) {
@@ -414,21 +426,20 @@ impl Rate {
         }
     }
 
-    /// More was sent and no more delivered: what gets through is the limit.
-    fn cut(&mut self, kind: Kind, trial: Sample, after: Sample, now: Duration) {
+    /// More was sent and no more delivered: what gets through is the limit. Windows beside the experiment may be above it as well.
+    fn cut(&mut self, kind: Kind, trial: Sample, beside: Option<Sample>, now: Duration) {
         // Of what the limit lets through the path loses its part.
         let path = self.usual.filter(|part| self.is_paths && *part < LOSSY).unwrap_or(1.0);
         let mut through = trial.sustained();
         // Where the limit was exceeded for longer, nothing goes through that a limiter had saved up.
-        let above = if kind == Kind::Pulse { self.latest } else { Some(after) };
-        if let Some(above) = above.filter(|above| above.deviations_below_part(path) >= SHORT_SIGMA) {
+        if let Some(above) = beside.filter(|beside| beside.deviations_below_part(path) >= SHORT_SIGMA) {
             through = through.min(above.delivered());
         }
         let limit = (through / path.max(0.1)).max(FLOOR);
         self.limit = Some(limit);
         self.rate = (limit * CRUISE).max(FLOOR);
         (self.step, self.is_short) = (0, false);
-        // The window that confirmed it is part of that time.
+        // What confirmed it is part of that time.
         self.quiet_until = now + QUIET.saturating_sub(kind.length());
         self.flat_at = Some(now);
         self.open(now, Role::Drain, (limit * CUT).max(FLOOR));
