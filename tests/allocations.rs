@@ -7,7 +7,8 @@ mod fixture;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::UdpSocket;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use nodens::query::Proto;
 use nodens::resolve::hit::Outcome;
 use nodens::resolve::{Client, Resolver};
 use nodens::search::Mode;
-use nodens::server::stop::{self, InFlight};
-use nodens::server::udp;
+use nodens::server::stop::{self, InFlight, Quit};
+use nodens::server::{tcp, udp};
+use nodens::upstream::admission::Gate;
 use nodens::wire::reply::MAX_MESSAGE;
 
 thread_local! {
@@ -99,31 +101,22 @@ fn hits_of_all_kinds_allocate_nothing() {
     }
 }
 
-#[test]
-fn the_loop_of_datagrams_allocates_nothing() {
-    let Crowd { resolver, services, .. } = crowd(Mode::Learn, SearchListId::SEARCHED);
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let server = socket.local_addr().unwrap();
-    let rounds = 8;
-    let client = std::thread::spawn(move || {
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.connect(server).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut buffer = [0; 1232];
-        for _ in 0..rounds {
-            for some in services.chunks(64) {
-                some.iter().for_each(|packet| assert_eq!(client.send(packet).unwrap(), packet.len()));
-                some.iter().for_each(|_| assert!(client.recv(&mut buffer).unwrap() > 12));
-            }
-        }
-    });
+/// So many rounds of all services are asked.
+const ROUNDS: u64 = 8;
+
+/// What a loop allocates from the third round on, while a client asks in a thread of its own.
+fn allocated<S: Future<Output = io::Result<()>> + 'static>(
+    resolver: Resolver,
+    client: impl FnOnce() + Send + 'static,
+    serve: impl FnOnce(Rc<Resolver>, Quit) -> S + 'static,
+) -> u64 {
+    let client = std::thread::spawn(client);
     let (stopper, stop) = stop::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (allocated, answers) = tokio::task::LocalSet::new().block_on(&runtime, async move {
         let resolver = Rc::new(resolver);
         let cells = Arc::clone(&resolver.cells);
-        let serving = tokio::task::spawn_local(udp::serve(socket, resolver, InFlight::default(), stop));
+        let serving = tokio::task::spawn_local(serve(resolver, stop.quit()));
         let until = async |answers: u64| {
             while cells.ring.written() < answers {
                 tokio::task::yield_now().await;
@@ -132,14 +125,66 @@ fn the_loop_of_datagrams_allocates_nothing() {
         };
         // What the first rounds set up is there; from then on the loop runs in what it has.
         let (before, so_far) = until(2 * 1024).await;
-        let (after, in_all) = until(rounds * 1024).await;
+        let (after, in_all) = until(ROUNDS * 1024).await;
         stopper.stop();
         serving.await.unwrap().unwrap();
         (after - before, in_all - so_far)
     });
     client.join().unwrap();
     assert!(answers > 4 * 1024);
-    assert_eq!(allocated, 0, "in {answers} answers");
+    allocated
+}
+
+#[test]
+fn the_loop_of_datagrams_allocates_nothing() {
+    let Crowd { resolver, services, .. } = crowd(Mode::Learn, SearchListId::SEARCHED);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let server = socket.local_addr().unwrap();
+    let client = move || {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(server).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut buffer = [0; 1232];
+        for _ in 0..ROUNDS {
+            for some in services.chunks(64) {
+                some.iter().for_each(|packet| assert_eq!(client.send(packet).unwrap(), packet.len()));
+                some.iter().for_each(|_| assert!(client.recv(&mut buffer).unwrap() > 12));
+            }
+        }
+    };
+    let serve = |resolver, quit| udp::serve(socket, resolver, InFlight::default(), quit);
+    assert_eq!(allocated(resolver, client, serve), 0);
+}
+
+#[test]
+fn a_connection_of_hits_allocates_nothing() {
+    let Crowd { resolver, services, .. } = crowd(Mode::Learn, SearchListId::SEARCHED);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let server = listener.local_addr().unwrap();
+    let client = move || {
+        let mut client = TcpStream::connect(server).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        for _ in 0..ROUNDS {
+            for some in services.chunks(16) {
+                for packet in some {
+                    client.write_all(&(packet.len() as u16).to_be_bytes()).unwrap();
+                    client.write_all(packet).unwrap();
+                }
+                for _ in some {
+                    let mut length = [0; 2];
+                    client.read_exact(&mut length).unwrap();
+                    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+                    client.read_exact(&mut reply).unwrap();
+                    assert!(reply.len() > 12);
+                }
+            }
+        }
+    };
+    let gate = Arc::new(Gate::new(4, 4));
+    let serve = |resolver, quit| tcp::serve(listener, resolver, gate, InFlight::default(), quit);
+    assert_eq!(allocated(resolver, client, serve), 0);
 }
 
 #[test]

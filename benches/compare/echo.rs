@@ -124,8 +124,9 @@ fn serve_in_the_loop(addr: SocketAddr, template: Template) -> io::Result<()> {
     let mut workers = sockets::bind(&[addr], 1).map_err(io::Error::other)?;
     let (stopper, stop) = stop::channel();
     let socket = workers.remove(0).udp.remove(0);
-    let thread =
-        worker::thread(0, move || udp::serve(socket, Rc::new(Echo(template)), InFlight::default(), stop))?;
+    let thread = worker::thread(0, async move || {
+        udp::serve(socket, Rc::new(Echo(template)), InFlight::default(), stop.quit()).await
+    })?;
     wait_for_the_end();
     stopper.stop();
     thread.join().unwrap()

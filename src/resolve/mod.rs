@@ -14,6 +14,8 @@ pub mod walk;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::cache::Cache;
 use crate::cache::hot::HotPin;
 use crate::cache::ttl::Moment;
@@ -98,6 +100,11 @@ impl Resolver {
         let now_us = self.shared.clock.now_us();
         let (pin, search) = (self.shared.cache.pin(), self.shared.search.pin());
         Batch { pin, search, now: Moment(now_us / 1000), now_us }
+    }
+
+    /// When a batch began.
+    pub fn began(&self, batch: &Batch<'_>) -> Instant {
+        self.shared.clock.instant(batch.now_us)
     }
 
     /// Counts and notes an answer; it was asked for at one time and is given at another.

@@ -1,7 +1,9 @@
 //! Stopping without losing a query: the signal to stop, and the count of what is still being answered.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -36,9 +38,74 @@ impl Stop {
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 
+    /// The same for the tasks of one worker, to be called in its runtime.
+    pub fn quit(mut self) -> Quit {
+        let quit = Quit::default();
+        let word = quit.clone();
+        tokio::task::spawn_local(async move {
+            self.wait().await;
+            word.tell();
+        });
+        quit
+    }
+
     /// True once it was said.
     pub fn is_set(&self) -> bool {
         *self.0.borrow()
+    }
+}
+
+/// What tells the tasks of one worker: they look at it each time they wake, and take no lock and touch nothing that other workers
+/// touch.
+#[derive(Clone, Default)]
+pub struct Quit(Rc<Told>);
+
+#[derive(Default)]
+struct Told {
+    is_told: Cell<bool>,
+    waiting: RefCell<Vec<Weak<RefCell<Option<Waker>>>>>,
+}
+
+impl Quit {
+    /// Tells whoever waits, now and later.
+    pub fn tell(&self) {
+        self.0.is_told.set(true);
+        let waiting = self.0.waiting.take();
+        let wakers = waiting.iter().filter_map(Weak::upgrade).filter_map(|waker| waker.take());
+        wakers.for_each(Waker::wake);
+    }
+
+    /// Waits for it.
+    pub fn wait(&self) -> Quitting {
+        let waker = Rc::default();
+        let mut waiting = self.0.waiting.borrow_mut();
+        // Those that have gone are looked for when the list would have to grow: as seldom as it does.
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|waker| waker.strong_count() > 0);
+        }
+        waiting.push(Rc::downgrade(&waker));
+        Quitting { told: Rc::clone(&self.0), waker }
+    }
+}
+
+/// Is ready when the worker's tasks are to stop.
+pub struct Quitting {
+    told: Rc<Told>,
+    waker: Rc<RefCell<Option<Waker>>>,
+}
+
+impl Future for Quitting {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.told.is_told.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -86,5 +153,49 @@ impl Drop for Guard {
         if self.0.count.get() == 0 {
             self.0.none.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_waits_is_told_once_and_whoever_comes_later_at_once() {
+        let (quit, woken) = (Quit::default(), Arc::new(Woken::default()));
+        let waker = Arc::clone(&woken).into();
+        let mut context = Context::from_waker(&waker);
+        let mut all: Vec<_> = (0..3).map(|_| quit.wait()).collect();
+        for waits in &mut all[..2] {
+            assert!(pin!(&mut *waits).poll(&mut context).is_pending());
+            assert!(pin!(waits).poll(&mut context).is_pending());
+        }
+        quit.tell();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "those that had looked");
+        all.push(quit.wait());
+        assert!(all.iter_mut().all(|waits| pin!(waits).poll(&mut context).is_ready()));
+    }
+
+    #[test]
+    fn those_that_have_gone_take_no_room() {
+        let quit = Quit::default();
+        let stays = quit.wait();
+        (0..10_000).for_each(|_| drop(quit.wait()));
+        assert!(quit.0.waiting.borrow().capacity() <= 16);
+        drop(stays);
     }
 }

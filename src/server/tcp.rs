@@ -4,18 +4,21 @@
 //! within seconds of its first octet, replies that nobody takes close the connection, and so does idleness.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
-use super::stop::{Guard, InFlight, Stop};
+use super::stop::{Guard, InFlight, Quit, Quitting};
 use crate::limits::{MAX_CONNECTIONS, MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
 use crate::observe::cells::Event;
 use crate::query::Proto;
@@ -32,6 +35,8 @@ const IDLE_UNDER_LOAD: Duration = Duration::from_secs(2);
 const WHOLE_MESSAGE: Duration = Duration::from_secs(4);
 /// How long a client may take to accept replies.
 const WRITE: Duration = Duration::from_secs(4);
+/// So many reads in a row, and it is looked at what is rare as well: a client that never pauses must not keep it from being seen.
+const IN_A_ROW: u32 = 16;
 /// Without descriptors, accepting pauses: the connection waits in the backlog and the loop does not spin.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -46,14 +51,15 @@ pub async fn serve(
     resolver: Rc<Resolver>,
     gate: Arc<Gate>,
     in_flight: InFlight,
-    mut stop: Stop,
+    quit: Quit,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let scratch: Scratch = Rc::new(RefCell::new(vec![0; MAX_MESSAGE].into_boxed_slice()));
+    let mut told = quit.wait();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.wait() => return Ok(()),
+            () = &mut told => return Ok(()),
         };
         match accepted {
             Ok((stream, addr)) => {
@@ -62,7 +68,7 @@ pub async fn serve(
                     Ok(place) => {
                         let connection =
                             Connection::new(stream, client, &resolver, &in_flight, &gate, &scratch, place);
-                        tokio::task::spawn_local(connection.run(stop.clone()));
+                        tokio::task::spawn_local(connection.run(quit.wait()));
                     }
                     // Closing says at once what silence would say late.
                     Err(Full::Total) => resolver.cells.event(Event::LimitConnections),
@@ -89,6 +95,18 @@ enum Left {
     WholeMessages,
 }
 
+/// What a connection waits for.
+enum Happened {
+    /// Octets have arrived, or the client has ended.
+    Read(io::Result<usize>),
+    /// The worker is to stop.
+    Quit,
+    /// A question that was not a hit has its reply.
+    Reply(Vec<u8>),
+    /// It has been idle, or a message been under way, for long.
+    Timer,
+}
+
 /// What arrived from a client and what goes back.
 struct Connection {
     stream: TcpStream,
@@ -102,6 +120,10 @@ struct Connection {
     replies: (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>),
     /// When the message began that is not whole yet, or the last one ended.
     since: Instant,
+    /// What was read begins a message.
+    begins: bool,
+    /// Reads since it was looked at what is rare.
+    in_a_row: u32,
     /// No more queries are taken.
     ending: bool,
     /// Where a reply is made; one for all connections of a worker.
@@ -132,26 +154,22 @@ impl Connection {
             waiting: 0,
             replies: mpsc::channel(MAX_PIPELINED),
             since: Instant::now(),
+            begins: false,
+            in_a_row: 0,
             ending: false,
             scratch: Rc::clone(scratch),
             _place: place,
         }
     }
 
-    async fn run(mut self, mut stop: Stop) {
-        let mut stopped = std::pin::pin!(stop.wait());
+    async fn run(mut self, mut told: Quitting) {
         // One timer for the whole connection: a query moves the deadline away, and the timer is set anew only when it has
         // rung too early.
-        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
+        let mut timer = pin!(sleep_until(self.deadline()));
         loop {
             let left = self.answer_whole_messages();
-            if !self.output.is_empty() {
-                let guard = self.in_flight.begin();
-                if !matches!(timeout(WRITE, self.stream.write_all(&self.output)).await, Ok(Ok(()))) {
-                    return;
-                }
-                drop(guard);
-                self.output.clear();
+            if !self.output.is_empty() && !self.write().await {
+                return;
             }
             if matches!(left, Left::WholeMessages) && self.waiting < MAX_PIPELINED {
                 continue;
@@ -160,35 +178,76 @@ impl Connection {
                 let _ = self.stream.shutdown().await;
                 return;
             }
-            let reads = !self.ending && self.waiting < MAX_PIPELINED;
             let deadline = self.deadline();
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
-            tokio::select! {
-                // What is rare comes first: a client that never pauses must not keep it from being seen.
-                biased;
-                () = &mut stopped, if !self.ending => self.last_input(),
-                Some(reply) = self.replies.1.recv() => self.take(&reply),
-                read = self.stream.read_buf(&mut self.input), if reads => self.has_read(&read),
-                () = &mut timer, if self.waiting == 0 => {
-                    if Instant::now() >= self.deadline() {
-                        return;
-                    }
-                    let deadline = self.deadline();
-                    timer.as_mut().reset(deadline);
-                }
+            match poll_fn(|context| self.poll_event(context, &mut told, timer.as_mut())).await {
+                Happened::Read(read) => self.has_read(&read),
+                Happened::Quit => self.last_input(),
+                Happened::Reply(reply) => self.take(&reply),
+                Happened::Timer if Instant::now() >= self.deadline() => return,
+                Happened::Timer => timer.as_mut().reset(self.deadline()),
             }
         }
+    }
+
+    /// What happens next. Once woken it is mostly a query that is there: what is rare is looked at when nothing more can be read.
+    fn poll_event(
+        &mut self,
+        context: &mut Context<'_>,
+        told: &mut Quitting,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Happened> {
+        let is_read_first = self.in_a_row < IN_A_ROW;
+        if is_read_first && let Poll::Ready(read) = self.poll_read(context) {
+            self.in_a_row += 1;
+            return Poll::Ready(Happened::Read(read));
+        }
+        self.in_a_row = 0;
+        if !self.ending && pin!(told).poll(context).is_ready() {
+            return Poll::Ready(Happened::Quit);
+        }
+        if let Poll::Ready(Some(reply)) = self.replies.1.poll_recv(context) {
+            return Poll::Ready(Happened::Reply(reply));
+        }
+        if self.waiting == 0 && timer.poll(context).is_ready() {
+            return Poll::Ready(Happened::Timer);
+        }
+        if is_read_first { Poll::Pending } else { self.poll_read(context).map(Happened::Read) }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ending || self.waiting >= MAX_PIPELINED {
+            return Poll::Pending;
+        }
+        pin!(self.stream.read_buf(&mut self.input)).poll(context)
+    }
+
+    /// Writes what has gathered; false where the client does not take it.
+    async fn write(&mut self) -> bool {
+        // Mostly there is room for all of it at once, and no timer is needed.
+        let written = match self.stream.try_write(&self.output) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return false,
+        };
+        let rest = self.output.get(written..).unwrap_or_default();
+        if !rest.is_empty() {
+            let _guard = self.in_flight.begin();
+            if !matches!(timeout(WRITE, self.stream.write_all(rest)).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+        self.output.clear();
+        true
     }
 
     fn has_read(&mut self, read: &io::Result<usize>) {
         match read {
             // A half-closed connection still takes its answers (RFC 7766 section 6.2.4).
             Ok(0) | Err(_) => self.ending = true,
-            // The message begins now that may not be whole yet.
-            Ok(length) if *length == self.input.len() => self.since = Instant::now(),
-            Ok(_) => {}
+            Ok(length) => self.begins = *length == self.input.len(),
         }
     }
 
@@ -229,8 +288,8 @@ impl Connection {
         };
         let taken = input.len() - rest.len();
         self.input = input;
-        if taken > 0 {
-            self.since = Instant::now();
+        if taken > 0 || std::mem::take(&mut self.begins) {
+            self.since = resolver.began(&batch);
             self.input.drain(..taken);
         }
         left

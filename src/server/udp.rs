@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::stop::{GRACE, Guard, InFlight, Stop};
+use super::stop::{GRACE, Guard, InFlight, Quit};
 use super::sys::{Batch, Outbox, ReturnPath};
 use crate::limits::{BATCH, MAX_UNBEGUN};
 use crate::observe::cells::Event;
@@ -102,7 +102,7 @@ pub async fn serve<R: Responder>(
     socket: UdpSocket,
     responder: Rc<R>,
     in_flight: InFlight,
-    mut stop: Stop,
+    quit: Quit,
 ) -> io::Result<()> {
     let with_info = socket.local_addr()?.ip().is_unspecified();
     // Only what arrives wakes the worker: registered for room as well, it would be woken each time that a client has taken
@@ -119,7 +119,7 @@ pub async fn serve<R: Responder>(
         is_sending: Cell::new(false),
         looked: Cell::new(Instant::now()),
     });
-    let mut stopped = std::pin::pin!(stop.wait());
+    let mut told = quit.wait();
     loop {
         let mut left = Left::Nothing;
         tokio::select! {
@@ -130,13 +130,13 @@ pub async fn serve<R: Responder>(
                     biased;
                     left = server.turn() => left,
                     // It waits for room in the socket. What it had taken waits on.
-                    () = &mut stopped => break,
+                    () = &mut told => break,
                 };
                 if left == Left::Nothing {
                     ready.clear_ready();
                 }
             }
-            () = &mut stopped => break,
+            () = &mut told => break,
             () = std::future::ready(()), if server.has_waiting() => {}
         }
         server.begin(BEGUN);

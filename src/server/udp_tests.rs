@@ -67,7 +67,7 @@ fn a_hit_has_its_turn_between_the_misses_that_came_before() {
     let runtime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default()).unwrap();
     runtime.block_on(async {
         let (_stopper, stop) = stop::channel();
-        let serving = serve(socket, Rc::clone(&busy), InFlight::default(), stop);
+        let serving = serve(socket, Rc::clone(&busy), InFlight::default(), stop.quit());
         tokio::select! {
             ended = serving => panic!("{ended:?}"),
             () = busy.answered.notified() => {}

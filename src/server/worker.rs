@@ -78,12 +78,13 @@ async fn work(job: Job) -> io::Result<()> {
     if let Some(requeries) = requeries {
         tokio::task::spawn_local(miss::ask_again(Rc::clone(&resolver), requeries));
     }
-    let serve = |socket| udp::serve(socket, Rc::clone(&resolver), in_flight.clone(), stop.clone());
+    let quit = stop.quit();
+    let serve = |socket| udp::serve(socket, Rc::clone(&resolver), in_flight.clone(), quit.clone());
     let datagrams = together(sockets.udp.into_iter().map(serve));
     let mut serving = tokio::task::JoinSet::new();
     for listener in sockets.tcp {
         let (resolver, gate) = (Rc::clone(&resolver), Arc::clone(&connections));
-        serving.spawn_local(tcp::serve(listener, resolver, gate, in_flight.clone(), stop.clone()));
+        serving.spawn_local(tcp::serve(listener, resolver, gate, in_flight.clone(), quit.clone()));
     }
     // Dropping it is the word: whoever waits counts the ends.
     drop(listening);
