@@ -119,6 +119,7 @@ fn allocated<S: Future<Output = io::Result<()>> + 'static>(
         let serving = tokio::task::spawn_local(serve(resolver, stop.quit()));
         let until = async |answers: u64| {
             while cells.ring.written() < answers {
+                assert!(!client.is_finished() || cells.ring.written() >= answers, "the client has failed");
                 tokio::task::yield_now().await;
             }
             (allocations(), cells.ring.written())
@@ -128,9 +129,9 @@ fn allocated<S: Future<Output = io::Result<()>> + 'static>(
         let (after, in_all) = until(ROUNDS * 1024).await;
         stopper.stop();
         serving.await.unwrap().unwrap();
+        client.join().unwrap();
         (after - before, in_all - so_far)
     });
-    client.join().unwrap();
     assert!(answers > 4 * 1024);
     allocated
 }
@@ -165,13 +166,12 @@ fn a_connection_of_hits_allocates_nothing() {
     let server = listener.local_addr().unwrap();
     let client = move || {
         let mut client = TcpStream::connect(server).unwrap();
+        client.set_nodelay(true).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         for _ in 0..ROUNDS {
             for some in services.chunks(16) {
-                for packet in some {
-                    client.write_all(&(packet.len() as u16).to_be_bytes()).unwrap();
-                    client.write_all(packet).unwrap();
-                }
+                let framed = |packet: &Vec<u8>| [&(packet.len() as u16).to_be_bytes(), &packet[..]].concat();
+                client.write_all(&some.iter().flat_map(framed).collect::<Vec<u8>>()).unwrap();
                 for _ in some {
                     let mut length = [0; 2];
                     client.read_exact(&mut length).unwrap();

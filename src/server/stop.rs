@@ -55,8 +55,8 @@ impl Stop {
     }
 }
 
-/// What tells the tasks of one worker: they look at it each time they wake, and take no lock and touch nothing that other workers
-/// touch.
+/// What tells the tasks of one worker: they look at it nearly each time they wake, and take no lock and touch nothing that other
+/// workers touch.
 #[derive(Clone, Default)]
 pub struct Quit(Rc<Told>);
 
@@ -75,13 +75,20 @@ impl Quit {
         wakers.for_each(Waker::wake);
     }
 
+    /// True once it was told.
+    pub fn is_told(&self) -> bool {
+        self.0.is_told.get()
+    }
+
     /// Waits for it.
     pub fn wait(&self) -> Quitting {
         let waker = Rc::default();
         let mut waiting = self.0.waiting.borrow_mut();
-        // Those that have gone are looked for when the list would have to grow: as seldom as it does.
+        // Those that have gone are looked for when the list would have to grow, and then it has room for as many again.
         if waiting.len() == waiting.capacity() {
             waiting.retain(|waker| waker.strong_count() > 0);
+            let stay = waiting.len();
+            waiting.reserve(stay + 1);
         }
         waiting.push(Rc::downgrade(&waker));
         Quitting { told: Rc::clone(&self.0), waker }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::stop::{Guard, InFlight, Quit, Quitting};
@@ -199,7 +200,7 @@ impl Connection {
         told: &mut Quitting,
         timer: Pin<&mut Sleep>,
     ) -> Poll<Happened> {
-        let is_read_first = self.in_a_row < IN_A_ROW;
+        let is_read_first = self.waiting == 0 && self.in_a_row < IN_A_ROW;
         if is_read_first && let Poll::Ready(read) = self.poll_read(context) {
             self.in_a_row += 1;
             return Poll::Ready(Happened::Read(read));
@@ -233,7 +234,10 @@ impl Connection {
             Err(_) => return false,
         };
         let rest = self.output.get(written..).unwrap_or_default();
-        if !rest.is_empty() {
+        if rest.is_empty() {
+            // Others have their turns, however much comes.
+            consume_budget().await;
+        } else {
             let _guard = self.in_flight.begin();
             if !matches!(timeout(WRITE, self.stream.write_all(rest)).await, Ok(Ok(()))) {
                 return false;
@@ -288,7 +292,7 @@ impl Connection {
         };
         let taken = input.len() - rest.len();
         self.input = input;
-        if taken > 0 || std::mem::take(&mut self.begins) {
+        if std::mem::take(&mut self.begins) || taken > 0 {
             self.since = resolver.began(&batch);
             self.input.drain(..taken);
         }
@@ -344,12 +348,12 @@ impl Connection {
 }
 
 /// Tells a connection that one of its questions has ended, with the reply if there is one, also after a panic.
-struct Told {
+struct Replied {
     replies: mpsc::Sender<Vec<u8>>,
     reply: Vec<u8>,
 }
 
-impl Drop for Told {
+impl Drop for Replied {
     fn drop(&mut self) {
         // The channel has a place for each question that may wait; without a receiver nobody cares.
         let _ = self.replies.try_send(std::mem::take(&mut self.reply));
@@ -362,6 +366,6 @@ async fn reply_later(
     replies: mpsc::Sender<Vec<u8>>,
     _guard: Guard,
 ) {
-    let mut told = Told { replies, reply: Vec::new() };
-    told.reply = miss::answer(resolver, miss).await;
+    let mut replied = Replied { replies, reply: Vec::new() };
+    replied.reply = miss::answer(resolver, miss).await;
 }

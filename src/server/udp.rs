@@ -120,7 +120,8 @@ pub async fn serve<R: Responder>(
         looked: Cell::new(Instant::now()),
     });
     let mut told = quit.wait();
-    loop {
+    // Looked at in each turn: a socket that never runs empty would keep it from being seen.
+    while !quit.is_told() {
         let mut left = Left::Nothing;
         tokio::select! {
             biased;
@@ -147,7 +148,7 @@ pub async fn serve<R: Responder>(
     let end = Instant::now() + GRACE;
     loop {
         // What arrived before the signal is in the socket now; what arrives meanwhile is served as well.
-        while timeout_at(end, server.turn()).await == Ok(Left::Perhaps) {}
+        while Instant::now() < end && timeout_at(end, server.turn()).await == Ok(Left::Perhaps) {}
         server.begin(usize::MAX);
         if server.in_flight.is_none() || Instant::now() >= end {
             return Ok(());

@@ -39,6 +39,8 @@ pub const SPOTS: usize = 1024;
 pub struct Permit {
     /// The window of the adaptive rate that it counts in.
     pub epoch: Option<Epoch>,
+    /// It is a retry, or for a second server.
+    pub extra: bool,
 }
 
 /// What is to go out.
@@ -203,7 +205,8 @@ impl<T> Ledger<T> {
         let mut others_come = false;
         if let Some(known) = self.spots.entry(spot) {
             known.lost = known.lost.saturating_add(1);
-            others_come = known.answered_well.is_some_and(|at| now < at + ALIVE);
+            // Retries at names whose own servers are down grow with the rate, beside names of the domain that are well.
+            others_come = !permit.extra && known.answered_well.is_some_and(|at| now < at + ALIVE);
         }
         self.with(permit, |rate, epoch| rate.lost(epoch, spot, others_come));
     }
@@ -290,7 +293,7 @@ impl<T> Ledger<T> {
     fn count(&mut self, now: Duration, extra: bool, waited: bool) -> Permit {
         self.extras.count(now, extra);
         self.silence.packets = self.silence.packets.saturating_add(1);
-        Permit { epoch: self.rate.as_mut().map(|rate| rate.sent(waited)) }
+        Permit { epoch: self.rate.as_mut().map(|rate| rate.sent(waited)), extra }
     }
 
     /// Somebody waits who comes before a newcomer of this class.

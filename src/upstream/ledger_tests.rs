@@ -188,6 +188,13 @@ fn timeouts_under_a_dead_domain_are_no_limit() {
                 "{loss} {domains}: {well} well, {failed} failed"
             );
         }
+        // And where dead names have living ones beside them.
+        let beside = Client { under: Some(0), ..dead };
+        let mut simulation = adaptive(seed, PATH, &[client(400.0, 1), beside]);
+        simulation.run(30 * SECOND);
+        simulation.show("400/s and 500/s under one domain, the latter dead, no limit", 10..30);
+        assert!(adaptive_rates(&simulation, 0..30).0 >= 1000.0);
+        assert_eq!(simulation.failed[0] + simulation.refused[0], 0);
         // Also where there is a limit: what it lets through goes on being used.
         let mut simulation =
             adaptive(seed, Path { limit: Some(1024.0), ..PATH }, &[client(2000.0, 100), dead]);
@@ -339,19 +346,21 @@ fn a_limiter_that_saves_up_is_kept_to_and_used() {
 #[test]
 fn limits_are_found_wherever_they_are() {
     with_seeds(|seed| {
-        for (limit, burst, asked, domains, latency) in [
-            (5000.0, 500.0, 8000.0, 100, 5),
-            (200.0, 5.0, 3000.0, 1, 5),
-            (100.0, 5.0, 500.0, 100, 5),
-            (1024.0, 5.0, 1100.0, 100, 5),
-            (1024.0, 200.0, 3000.0, 100, 100),
-            (500.0, 5.0, 600.0, 100, 5),
+        for (limit, burst, asked, domains, latency, loss) in [
+            (5000.0, 500.0, 8000.0, 100, 5, 0.0),
+            (200.0, 5.0, 3000.0, 1, 5, 0.0),
+            (100.0, 5.0, 500.0, 100, 5, 0.0),
+            (1024.0, 5.0, 1100.0, 100, 5, 0.0),
+            (1024.0, 200.0, 3000.0, 100, 100, 0.0),
+            (500.0, 5.0, 600.0, 100, 5, 0.0),
+            (1024.0, 5.0, 3000.0, 100, 5, 0.005),
+            (1024.0, 5.0, 3000.0, 100, 5, 0.01),
         ] {
-            let path = Path { limit: Some(limit), burst, latency: latency * MS, ..PATH };
+            let path = Path { limit: Some(limit), burst, latency: latency * MS, loss, ..PATH };
             let mut simulation = adaptive(seed, path, &[client(asked, domains)]);
             simulation.run(40 * SECOND);
             let what = format!(
-                "{asked}/s under {domains} domains, limit {limit}, {burst} saved up, {latency} ms; 20 to 40 s"
+                "{asked}/s under {domains} domains, limit {limit}, {burst} saved up, {latency} ms, {loss} lost each way; 20 to 40 s"
             );
             let soon = simulation.mean(8..10, sent);
             assert!(soon <= 1.25 * limit, "{what}: sent {soon} after 8 s");

@@ -30,10 +30,12 @@ struct Client {
     dead: bool,
     /// All of them are refused.
     refused: bool,
+    /// The client whose domains they are under, if they have none of their own.
+    under: Option<usize>,
 }
 
 const fn client(rate: f64, domains: u64) -> Client {
-    Client { rate, domains, dead: false, refused: false }
+    Client { rate, domains, dead: false, refused: false, under: None }
 }
 
 /// What is between the group and its answers.
@@ -195,7 +197,8 @@ impl Simulation {
         self.asked[client] += 1;
         let number = self.numbers;
         self.numbers += 1;
-        let domain = 1000 * client as u64 + self.random.random_range(0..self.clients[client].domains);
+        let owner = self.clients[client].under.unwrap_or(client);
+        let domain = 1000 * owner as u64 + self.random.random_range(0..self.clients[client].domains);
         let spot = Spot { server: 0, domain };
         let question = Question { client, spot, start: self.now, tries: vec![], waits: None };
         self.questions.insert(number, question);

@@ -46,6 +46,8 @@ const PULSE_LEAST: f64 = 90.0;
 const QUIET: Duration = Duration::from_secs(3);
 /// The same after an unclear one where questions wait and no limit is known.
 const UNCLEAR: Duration = Duration::from_millis(500);
+/// A flat pulse has to be confirmed within this time, several times what one takes.
+const AGAIN: Duration = Duration::from_secs(10);
 /// A window outside experiments.
 const WINDOW: Duration = Duration::from_secs(1);
 /// After the end of a window its packets have been answered or given up, and retries of these been answered.
@@ -82,8 +84,8 @@ pub struct Rate {
     is_paths: bool,
     /// Answers fall short, and it is not known why.
     is_short: bool,
-    /// The last experiment was a pulse that stayed flat.
-    was_flat: bool,
+    /// When a pulse was found to have stayed flat, and none has said anything else since.
+    flat_pulse: Option<Duration>,
     /// The last window outside experiments.
     latest: Option<Sample>,
     /// The least step of the next raise.
@@ -108,7 +110,7 @@ impl Rate {
             usual: None,
             is_paths: false,
             is_short: false,
-            was_flat: false,
+            flat_pulse: None,
             latest: None,
             step: STEPS.len() - 1,
             windows,
@@ -345,13 +347,13 @@ impl Rate {
             self.change(number, Role::Doubted);
             return;
         }
-        let (trial, again) = (self.sample_of(number, Window::sample), std::mem::take(&mut self.was_flat));
+        let (trial, earlier) = (self.sample_of(number, Window::sample), self.flat_pulse.take());
         self.close(number);
         if let Some(trial) = trial.filter(|_| said == Some(Verdict::Flat)) {
             // Losses that begin in the middle of a pulse look like a limit's, those of the next do not.
-            match again {
-                true => self.cut(kind, trial, self.latest, now),
-                false => (self.was_flat, self.quiet_until) = (true, now),
+            match earlier.filter(|at| now < *at + AGAIN) {
+                Some(_) => self.cut(kind, trial, self.latest, now),
+                None => (self.flat_pulse, self.quiet_until) = (Some(now), now),
             }
             return;
         }
@@ -431,8 +433,13 @@ impl Rate {
         // Of what the limit lets through the path loses its part.
         let path = self.usual.filter(|part| self.is_paths && *part < LOSSY).unwrap_or(1.0);
         let mut through = trial.sustained();
-        // Where the limit was exceeded for longer, nothing goes through that a limiter had saved up.
-        if let Some(above) = beside.filter(|beside| beside.deviations_below_part(path) >= SHORT_SIGMA) {
+        // Where the limit was exceeded for longer, nothing goes through that a limiter had saved up. What falls short of the path's part
+        // is above the limit; where that part is not known, only if nothing says that there was room above it.
+        let (part, room) = self.usual.filter(|_| self.is_paths).map_or((1.0, 0.5), |part| (part, 1.0));
+        let is_above = |beside: &Sample| {
+            beside.deviations_below_part(part) >= SHORT_SIGMA && trial.elasticity(beside) < room
+        };
+        if let Some(above) = beside.filter(is_above) {
             through = through.min(above.delivered());
         }
         let limit = (through / path.max(0.1)).max(FLOOR);

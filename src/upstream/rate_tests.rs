@@ -11,6 +11,11 @@ struct Path {
     now: Duration,
     limit: f64,
     tokens: f64,
+    /// So many it saves up.
+    burst: f64,
+    /// One in so many is lost on the way.
+    loses: Option<u64>,
+    sent: u64,
     credit: f64,
     lost: VecDeque<(Duration, Epoch)>,
 }
@@ -18,7 +23,17 @@ struct Path {
 impl Path {
     fn new(limit: f64) -> Path {
         let (rate, now) = (Rate::new(Duration::ZERO), Duration::ZERO);
-        Path { rate, now, limit, tokens: 0.0, credit: 0.0, lost: VecDeque::new() }
+        Path {
+            rate,
+            now,
+            limit,
+            tokens: 0.0,
+            burst: 5.0,
+            loses: None,
+            sent: 0,
+            credit: 0.0,
+            lost: VecDeque::new(),
+        }
     }
 
     /// Sends as much as the rate allows, up to a demand, and tells the rates that were allowed.
@@ -31,11 +46,13 @@ impl Path {
         self.rate.tick(self.now);
         let allowed = self.rate.now();
         self.credit += allowed.min(demand) / 1000.0;
-        self.tokens = (self.tokens + self.limit / 1000.0).min(5.0 + self.limit / 1000.0);
+        self.tokens = (self.tokens + self.limit / 1000.0).min(self.burst + self.limit / 1000.0);
         while self.credit >= 1.0 {
             self.credit -= 1.0;
             let epoch = self.rate.sent(demand > allowed);
-            if self.tokens >= 1.0 {
+            self.sent += 1;
+            let arrives = self.loses.is_none_or(|many| !self.sent.is_multiple_of(many));
+            if arrives && self.tokens >= 1.0 {
                 self.tokens -= 1.0;
                 self.rate.delivered(epoch, SPOT.server);
             } else {
@@ -87,6 +104,41 @@ fn a_limit_below_what_comes_in_shows_in_a_pulse_whose_mean_is_what_comes_in() {
     let high = rates[at..].iter().copied().find(|rate| *rate != low).unwrap();
     assert!(low < 600.0 && high > 1200.0 && ((low + high) / 2.0 - 900.0).abs() < 20.0, "{low} {high}");
     assert!((540.0..=620.0).contains(&path.rate.settled()), "{}", path.rate.settled());
+}
+
+/// Runs until the rate is above what is settled: the higher half of an experiment.
+fn until_a_trial(path: &mut Path, demand: f64) {
+    while path.step(demand) <= path.rate.settled() {
+        assert!(path.now < Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn losses_that_begin_in_an_experiment_do_not_cut_the_rate() {
+    // A raised window: the one before it has lost nothing, the one after it as much.
+    let mut path = Path::new(f64::MAX);
+    until_a_trial(&mut path, 3000.0);
+    path.loses = Some(3);
+    path.run(20_000, 3000.0);
+    assert!(path.rate.flat_at.is_none() && path.rate.settled() >= FIRST, "{}", path.rate.settled());
+    // A pulse: the next one has the same losses in both halves.
+    let mut path = Path::new(f64::MAX);
+    path.loses = Some(20);
+    until_a_trial(&mut path, 900.0);
+    path.loses = Some(2);
+    path.run(1200, 900.0);
+    assert!(path.rate.flat_pulse.is_some(), "one has stayed flat");
+    path.run(20_000, 900.0);
+    assert!(path.rate.flat_at.is_none() && path.rate.settled() >= FIRST, "{}", path.rate.settled());
+}
+
+#[test]
+fn what_a_limiter_has_saved_up_is_no_higher_limit() {
+    let mut path = Path { burst: 200.0, ..Path::new(1000.0) };
+    path.run(15_000, 3000.0);
+    let rates = path.run(30_000, 3000.0);
+    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+    assert!(mean <= 1040.0 && rates.iter().all(|rate| *rate <= 1100.0), "{mean}");
 }
 
 #[test]

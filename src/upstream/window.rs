@@ -61,8 +61,10 @@ pub struct Window {
 #[derive(Debug, Default)]
 struct Loss {
     packets: u32,
+    /// Of these, those that went out while others there were answered.
+    beside: u32,
     declined: u32,
-    /// A retry there was answered, or others there were meanwhile: the server is there, and knows the domain.
+    /// A retry there was answered: the server is there, and knows the domain.
     proven: bool,
 }
 
@@ -122,7 +124,7 @@ impl Window {
         match self.loss(spot) {
             Some(loss) => {
                 loss.packets += 1;
-                loss.proven |= others_come;
+                loss.beside += u32::from(others_come);
             }
             None => self.lost_more += 1,
         }
@@ -131,7 +133,9 @@ impl Window {
     /// A packet was refused, by a limiter or for good.
     pub fn declined(&mut self, spot: Spot) {
         self.declined += 1;
-        match self.loss(spot) {
+        // At most half of the places: losses need theirs.
+        let has_room = self.lost.len() < SPOTS / 2 || self.lost.contains_key(&spot);
+        match has_room.then(|| self.loss(spot)).flatten() {
             Some(loss) => loss.declined += 1,
             None => self.declined_more += 1,
         }
@@ -248,7 +252,10 @@ impl Window {
         let losses = || self.lost.iter().filter(|(spot, _)| answers(spot)).map(|(_, loss)| loss);
         let (lost, refused) =
             (eighth(losses().map(|loss| loss.packets)), eighth(losses().map(|loss| loss.declined)));
-        let counts = |loss: &Loss| if loss.proven { loss.packets } else { loss.packets.min(lost) };
+        let counts = |loss: &Loss| match loss.proven {
+            true => loss.packets,
+            false => loss.packets.min(lost.max(loss.beside)),
+        };
         let all = losses().map(|loss| loss.packets).sum::<u32>();
         let counted = losses().map(counts).sum::<u32>();
         let declined = losses().map(|loss| loss.declined.min(refused)).sum::<u32>();
@@ -389,6 +396,33 @@ mod tests {
     }
 
     #[test]
+    fn silence_counts_where_others_were_answered_meanwhile_but_no_retry_of_it() {
+        let mut window = window(500, &[(spot(0, 1), 40)]);
+        (0..10).for_each(|_| window.lost(spot(0, 1), true));
+        assert_eq!(parts(&window), (10, 40));
+        (0..45).for_each(|_| window.found(spot(0, 1)));
+        assert_eq!(parts(&window), (5, 0), "no more than were lost");
+    }
+
+    #[test]
+    fn refusals_count_beside_and_for_no_domain_more_than_for_the_eighth() {
+        let mut window = window(500, &[]);
+        for domain in 0..8 {
+            let packets = if domain == 0 { 300 } else { 2 };
+            (0..packets).for_each(|_| {
+                window.sent(false);
+                window.declined(spot(0, domain));
+            });
+        }
+        assert_eq!(window.losses().declined, 16);
+        let part = |sample: Option<Sample>| sample.map(|sample| (sample.sent, sample.part));
+        assert_eq!(part(window.sample()), Some((500.0, 1.0)));
+        assert_eq!(part(window.refusing()), Some((814.0, 500.0 / 516.0)));
+        (8..1000).for_each(|domain| window.declined(spot(0, domain)));
+        assert_eq!(window.lost.len(), SPOTS / 2, "losses have room");
+    }
+
+    #[test]
     fn silence_under_eight_domains_counts_but_no_domain_for_more_than_the_eighth() {
         let mut eight: Vec<_> = (0..8).map(|domain| (spot(0, domain), 2)).collect();
         eight[0].1 = 500;
@@ -417,6 +451,19 @@ mod tests {
     fn verdict(before: (f64, f64), after: (f64, f64)) -> Verdict {
         let sample = |(sent, part): (f64, f64)| Sample { sent, part, packets: sent, seconds: 1.0 };
         sample(after).verdict(&sample(before))
+    }
+
+    #[test]
+    fn what_falls_behind() {
+        let falls_behind = |after: (f64, f64), trial: (f64, f64)| {
+            let sample = |(sent, part): (f64, f64)| Sample { sent, part, packets: sent, seconds: 1.0 };
+            sample(trial).falls_behind(&sample(after))
+        };
+        // A limit of 1,000 from below it and from above, and one of 1,500 that is reached on the way.
+        assert!(falls_behind((985.0, 1.0), (1045.0, 0.957)) && falls_behind((2000.0, 0.5), (4000.0, 0.25)));
+        assert!(falls_behind((1000.0, 1.0), (2000.0, 0.75)));
+        // The same losses at both rates, and none more sent.
+        assert!(!falls_behind((1000.0, 0.67), (2000.0, 0.67)) && !falls_behind((1000.0, 1.0), (1010.0, 0.5)));
     }
 
     #[test]
