@@ -57,6 +57,34 @@ fn sigterm_under_load_loses_nothing_that_arrived() {
     }
 }
 
+/// Clients that never pause keep a socket from running empty, and a worker from sleeping.
+#[test]
+fn a_flood_does_not_keep_it_from_ending() {
+    let upstream = Upstream::start(|asked| vec![(0, asked.address(300, 1))]);
+    let mut nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
+    nodens.ask("hot.example.com", RecordType::A);
+    let ended = Arc::new(AtomicBool::new(false));
+    let flood: Vec<_> = (0..3)
+        .map(|_| {
+            let (server, ended) = (nodens.addr, Arc::clone(&ended));
+            std::thread::spawn(move || {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let query = query("hot.example.com", RecordType::A);
+                while !ended.load(Ordering::Relaxed) {
+                    let _ = socket.send_to(&query, server);
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    assert_eq!(nodens.stop(), 0);
+    let took = start.elapsed();
+    ended.store(true, Ordering::Relaxed);
+    flood.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
 #[test]
 fn readiness_ends_with_the_signal_and_waiting_questions_are_answered() {
     let upstream = Upstream::start(|asked| vec![(800, asked.address(300, 1))]);
