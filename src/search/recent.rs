@@ -137,6 +137,6 @@ mod tests {
         (0..1000).for_each(|n| recent.note(client(1), &name(n), start));
         let kept = (0..1000).filter(|n| recent.has(client(1), &name(*n), start)).count();
         // Three in one pair of places displace each other: 0.16 triples of 1000 are expected.
-        assert!(kept >= 990, "{kept}");
+        assert!(kept >= 996, "{kept}");
     }
 }

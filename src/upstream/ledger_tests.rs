@@ -68,7 +68,7 @@ fn refusals_of_unknown_domains_show_a_limit() {
     });
 }
 
-/// Names that a server refuses for good, of ten domains, a third of all: nobody else loses by it.
+/// Names that a server refuses for good, of ten domains, a sixth of all: nobody else loses by it.
 #[test]
 fn what_is_refused_for_good_is_no_limit() {
     with_seeds(|seed| {
@@ -182,7 +182,7 @@ fn timeouts_under_a_dead_domain_are_no_limit() {
             assert!(adaptive_rates(&simulation, 0..30).0 >= 1000.0, "{loss} {domains}");
             let (well, failed) = (simulation.answered[0], simulation.failed[0] + simulation.refused[0]);
             // On a lossy path the others' retries have to share what is left over, until the rate has grown.
-            let share = if loss > 0.0 { 0.02 } else { 0.001 };
+            let share = if loss > 0.0 { 0.01 } else { 0.001 };
             assert!(
                 f64::from(failed) <= share * f64::from(well),
                 "{loss} {domains}: {well} well, {failed} failed"
@@ -201,7 +201,7 @@ fn timeouts_under_a_dead_domain_are_no_limit() {
         simulation.run(30 * SECOND);
         simulation.show("2,000/s and 500/s under a dead domain, limit 1,024", 10..30);
         let (through, sent) = (simulation.mean(10..30, let_through), simulation.mean(10..30, sent));
-        assert!(through >= 0.93 * 1024.0 && sent <= 1.15 * 1024.0, "through {through}, sent {sent}");
+        assert!(through >= 0.95 * 1024.0 && sent <= 1.15 * 1024.0, "through {through}, sent {sent}");
     });
 }
 
