@@ -28,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Modules that wait for packets, timers or people; all others only decide, with the time handed to them.
 const MAY_WAIT: &[&str] = &["admin", "clock", "lab", "observe", "resolve", "run", "server", "upstream"];
 /// Files of modules that wait, which only decide.
-const DECIDES: &[&str] = &["budget", "fairness", "latency", "ledger", "rate", "window"];
+const DECIDES: &[&str] = &["budget", "experiment", "fairness", "latency", "ledger", "rate", "window"];
 /// What a module that only decides has no business with.
 const OUTSIDE: &[&str] =
     &["tokio::", "std::net::UdpSocket", "std::net::TcpStream", "rand::", "SystemTime", "std::fs::"];
