@@ -27,6 +27,17 @@ use super::{Resolver, cut};
 /// How a flight ends: with what everybody gets, or refused.
 pub type Landed = Result<Arc<Entry>, Refused>;
 
+/// Polls a future; a panic ends it with nothing, and it is not to be polled again.
+pub(super) fn poll_caught<F: Future + ?Sized>(
+    future: Pin<&mut F>,
+    context: &mut Context<'_>,
+) -> Poll<Option<F::Output>> {
+    match catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    }
+}
+
 /// A flight that is flown by whoever leads it, until it has landed: the client's task and the flight's are one, for as long as both are
 /// there. Dropped before its end it flies on by itself.
 pub(super) struct Led {
@@ -47,8 +58,7 @@ impl Future for Led {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(flight) = &mut self.flight {
             // A panic ends the flight; what led it has a client to answer.
-            let polled = catch_unwind(AssertUnwindSafe(|| flight.as_mut().poll(context)));
-            if !matches!(polled, Ok(Poll::Pending)) {
+            if poll_caught(flight.as_mut(), context).is_ready() {
                 self.flight = None;
             }
         }
@@ -188,5 +198,25 @@ async fn look_for_loop(resolver: &Resolver, zone: &Zone) {
         let question = [&[32][..], &label, zone.name.as_wire(), &tail].concat();
         let standing = Standing::of(Waiter::ourselves(Class::Prefetch));
         exchange::probe(&*resolver.carrier, server, &question, &standing).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_a_future_with_nothing() {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut panics = pin!(async {
+            tokio::task::yield_now().await;
+            assert_eq!(1, 2, "on purpose");
+        });
+        assert_eq!(poll_caught(panics.as_mut(), &mut context), Poll::Pending);
+        assert_eq!(poll_caught(panics.as_mut(), &mut context), Poll::Ready(None));
+        assert_eq!(poll_caught(pin!(async { 7 }), &mut context), Poll::Ready(Some(7)));
     }
 }

@@ -1,6 +1,7 @@
 //! A query that has to be asked, top to bottom: what is stale meanwhile, a place to wait, an equal question to
 //! join or to lead through its exchange into the store (`flight`), the reply.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -33,7 +34,7 @@ use crate::wire::name::Name;
 use crate::wire::question;
 use crate::wire::reply::{self, Asked};
 
-use super::flight::{Led, fly};
+use super::flight::{Led, fly, poll_caught};
 use super::hit::within;
 use super::stale::{CLIENT_RESPONSE, STALE_ERROR_LEN};
 use super::walk::{self, Found};
@@ -90,8 +91,17 @@ impl Miss {
     }
 }
 
-/// Finds the answer and makes the reply.
+/// Finds the answer and makes the reply; whatever happens, there is one.
 pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
+    let mut answering = pin!(find(&resolver, &miss));
+    let reply = poll_fn(|context| poll_caught(answering.as_mut(), context)).await;
+    reply.unwrap_or_else(|| {
+        resolver.cells.event(Event::Panic);
+        refused(&resolver, &miss, Refusal::GivenUp)
+    })
+}
+
+async fn find(resolver: &Rc<Resolver>, miss: &Miss) -> Vec<u8> {
     let (shared, client) = (&resolver.shared, miss.client.ip());
     let mut known = None;
     let respond_by = shared.clock.instant(miss.asked_us) + CLIENT_RESPONSE;
@@ -99,12 +109,12 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
         && let Some(qname) = Name::from_wire(miss.key.qname())
     {
         // Few questions begin a walk: the others' tasks have no room for it.
-        match Box::pin(walk::walked(&resolver, &qname, miss.qtype(), client)).await {
+        match Box::pin(walk::walked(resolver, &qname, miss.qtype(), client)).await {
             Found::Composed(entry) => {
                 if let Role::Composed { saved } = entry.role() {
                     resolver.cells.saved(saved);
                 }
-                return reply_with(&resolver, &miss, &Given::fresh(entry));
+                return reply_with(resolver, miss, &Given::fresh(entry));
             }
             Found::Literally(given) => known = given,
         }
@@ -112,7 +122,7 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
     }
     let obtained = match known {
         Some(given) => Ok(given),
-        None => obtain(&resolver, miss.wanted(), client, respond_by).await,
+        None => obtain(resolver, miss.wanted(), client, respond_by).await,
     };
     match obtained {
         Ok(given) => {
@@ -123,11 +133,11 @@ pub async fn answer(resolver: Rc<Resolver>, miss: Box<Miss>) -> Vec<u8> {
                 let pin = shared.search.pin();
                 resolver.note(&pin, &question, denied, client, miss.asked_us, shared.clock.now_us());
             }
-            reply_with(&resolver, &miss, &given)
+            reply_with(resolver, miss, &given)
         }
         Err(refusal) => {
-            bar(&resolver, miss.key.qname(), Duration::ZERO, client);
-            refused(&resolver, &miss, refusal)
+            bar(resolver, miss.key.qname(), Duration::ZERO, client);
+            refused(resolver, miss, refusal)
         }
     }
 }
@@ -248,7 +258,10 @@ async fn ask(
         match landed {
             Ok(Some(Ok(entry))) => return Ok(entry),
             Ok(Some(Err(why))) if leads => return Err(Refusal::NoTurn(why)),
-            Ok(None) if leads => return Err(Refusal::GivenUp),
+            Ok(None) if leads => {
+                resolver.cells.event(Event::Panic);
+                return Err(Refusal::GivenUp);
+            }
             // Whoever led had no turn, or went away. That is no end for those who followed.
             Ok(_) => {}
             Err(TooLate) => return Err(Refusal::TimedOut),

@@ -293,6 +293,7 @@ async fn a_panic_ends_its_question_and_nothing_else() {
         );
         assert_eq!((code(&one), code(&other)), (ResponseCode::ServFail, ResponseCode::ServFail));
         assert_eq!(good.answers.len(), 1);
+        assert_eq!(events(&resolver, Event::Panic), 2, "the one that followed led in its turn");
         network.becomes(|seen| reply(10, seen.a(60)));
         assert_eq!(ask(&resolver, "bad.example.").await.answers.len(), 1, "nothing of it was kept");
     })
