@@ -11,7 +11,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Nodens, PATIENCE, Upstream, query, tcp, udp_from};
+use crate::harness::{Nodens, PATIENCE, Upstream, query, tcp, udp_within};
 
 /// Answers what is called good and is silent otherwise, so that each miss waits as long as it may.
 fn upstream() -> Upstream {
@@ -82,7 +82,7 @@ fn connect_from(own: [u8; 4], server: SocketAddr) -> TcpStream {
 fn all_answered(nodens: &Nodens, own: [u8; 4], names: usize) {
     for number in 0..names {
         let packet = query(&format!("good{}.example.com", number % 100), RecordType::A);
-        let reply = udp_from(own.into(), nodens.addr, &packet).expect("a hit is not lost");
+        let reply = udp_within(own.into(), nodens.addr, &packet, PATIENCE).expect("a hit is not lost");
         assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, ResponseCode::NoError);
     }
 }

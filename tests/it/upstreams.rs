@@ -9,7 +9,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{RData, RecordType};
 
 use crate::clients::Pod;
-use crate::harness::{Asked, Nodens, PATIENCE, Upstream, free_addr, need, query, udp_from};
+use crate::harness::{Asked, Nodens, PATIENCE, Upstream, free_addr, need, query, udp_within};
 use crate::lab::lab_by;
 
 fn answered(nodens: &Nodens, name: &str) -> bool {
@@ -51,7 +51,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 /// The last octet of the one address of a name, if there is an answer.
 fn last_octet(nodens: &Nodens, name: &str) -> Option<u8> {
     let own = if nodens.addr.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let reply = udp_from(own, nodens.addr, &query(name, RecordType::A))?;
+    let reply = udp_within(own, nodens.addr, &query(name, RecordType::A), PATIENCE)?;
     let reply = Message::from_vec(&reply).unwrap();
     match &reply.answers.first()?.data {
         RData::A(address) => Some(address.octets()[3]),
