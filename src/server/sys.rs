@@ -382,6 +382,16 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
+    /// A process that is stopped and continued meanwhile is interrupted where it waits with a time limit (signal(7)).
+    fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
+        loop {
+            match socket.recv(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => return received.unwrap(),
+            }
+        }
+    }
+
     fn echo_once(bind: &str, with_info: bool, ask: &str) {
         let server = UdpSocket::bind(bind).unwrap();
         let local = server.local_addr().unwrap();
@@ -391,7 +401,7 @@ mod tests {
         let client = UdpSocket::bind((ask.parse::<IpAddr>().unwrap(), 0)).unwrap();
         // A connected client takes replies from the address it asked only.
         client.connect((ask.parse::<IpAddr>().unwrap(), local.port())).unwrap();
-        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
         (0..3u8).for_each(|octet| assert_eq!(client.send(&[octet; 20]).unwrap(), 20));
         let mut batch = Batch::new(with_info);
         let mut seen = 0;
@@ -410,7 +420,7 @@ mod tests {
         }
         for octet in 0..3u8 {
             let mut buffer = [0; 64];
-            assert_eq!(client.recv(&mut buffer).unwrap(), 20);
+            assert_eq!(receive(&client, &mut buffer), 20);
             assert_eq!(buffer[0], octet);
         }
     }
@@ -430,7 +440,7 @@ mod tests {
     fn replies_that_came_one_by_one_go_out_together_and_one_that_is_refused_stops_none() {
         let (server, client) =
             (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
         client.send_to(&[0], server.local_addr().unwrap()).unwrap();
         let mut batch = Batch::new(false);
         let _ = server.peek_from(&mut [0; 1]);
@@ -447,7 +457,7 @@ mod tests {
         assert_eq!((outbox.count(), std::rc::Rc::strong_count(&until_sent)), (0, 1));
         for number in (0..BATCH + 8).filter(|number| *number != 5) {
             let mut buffer = [0; 64];
-            assert_eq!((client.recv(&mut buffer).unwrap(), buffer[19]), (20, number as u8));
+            assert_eq!((receive(&client, &mut buffer), buffer[19]), (20, number as u8));
         }
         (0..MAX_UNSENT).for_each(|_| outbox.push(vec![], back, std::rc::Rc::clone(&until_sent)));
         assert_eq!((outbox.is_full(), outbox.give_up(), outbox.is_full()), (true, MAX_UNSENT, false));

@@ -7,7 +7,8 @@ use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::harness::{
-    Authority, Counter, Nodens, Upstream, connect, need, query, read_framed, send_framed, tool, udp, udp_from,
+    Authority, Counter, Nodens, Upstream, connect, need, query, read_framed, receive, send_framed, tool, udp,
+    udp_from,
 };
 
 /// A zone of so many hosts with both kinds of address.
@@ -144,7 +145,7 @@ fn five_hundred_equal_cold_questions_are_one() {
                 for socket in &sockets {
                     socket.send_to(&query("cold.example.com", RecordType::A), server).unwrap();
                 }
-                sockets.iter().filter(|socket| socket.recv(&mut [0; 512]).is_ok()).count()
+                sockets.iter().filter(|socket| receive(socket, &mut [0; 512]).is_ok()).count()
             })
         })
         .collect();
@@ -162,7 +163,7 @@ fn flood(own: IpAddr, nodens: &Nodens, names: impl Iterator<Item = String>) {
             socket.send_to(&query(name, RecordType::A), nodens.addr).unwrap();
         }
         for _ in burst {
-            socket.recv(&mut [0; 512]).unwrap();
+            receive(&socket, &mut [0; 512]).unwrap();
         }
     }
 }

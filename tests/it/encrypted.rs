@@ -10,7 +10,8 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::harness::{
-    Asked, Authority, Dir, Nodens, PATIENCE, Upstream, free_addr, need, query, read_framed, tcp, tool, udp,
+    Asked, Authority, Dir, Nodens, PATIENCE, Upstream, free_addr, need, query, read_framed, receive, tcp,
+    tool, udp,
 };
 
 const NAME: &str = "dns.example";
@@ -154,7 +155,7 @@ fn a_burst_is_answered_whole() {
         }
         let mut buffer = [0; 512];
         for _ in 0..200 {
-            let length = socket.recv(&mut buffer).unwrap();
+            let length = receive(&socket, &mut buffer).unwrap();
             let reply = Message::from_vec(&buffer[..length]).unwrap();
             assert_eq!(
                 (reply.metadata.response_code, reply.answers.len()),
@@ -188,9 +189,9 @@ fn a_slow_name_does_not_hold_up_the_next_inside_tls() {
         socket.send(&quick).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut buffer = [0; 512];
-        socket.recv(&mut buffer).unwrap();
+        receive(&socket, &mut buffer).unwrap();
         assert_eq!(buffer[..2], quick[..2], "{url}");
-        socket.recv(&mut buffer).unwrap();
+        receive(&socket, &mut buffer).unwrap();
         assert_eq!(buffer[..2], slow[..2], "{url}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 
-use crate::harness::{Nodens, PATIENCE, Upstream, free_addr, query, udp};
+use crate::harness::{Nodens, PATIENCE, Upstream, free_addr, query, receive, udp};
 
 pub fn code(nodens: &Nodens, name: &str) -> (ResponseCode, Option<u16>) {
     told(&udp(nodens.addr, &query(name, RecordType::A)))
@@ -138,7 +138,7 @@ fn one_clients_waiting_questions_are_bounded_and_others_go_on() {
         }
     }
     let mut buffer = [0; 512];
-    let length = socket.recv(&mut buffer).unwrap();
+    let length = receive(&socket, &mut buffer).unwrap();
     assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.response_code, ResponseCode::ServFail);
     assert!(buffer[..length].ends_with(b"of this client wait for upstream"), "the reason is told at once");
     assert_eq!(code(&nodens, "good.example.com").0, ResponseCode::NoError);

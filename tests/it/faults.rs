@@ -10,7 +10,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::failures::{code, told};
-use crate::harness::{Asked, Nodens, PATIENCE, Upstream, free_addr, query, udp_within};
+use crate::harness::{Asked, Nodens, PATIENCE, Upstream, free_addr, query, receive, udp_within};
 use crate::limits_lab::{Crowd, Limited, can_limit, on_a_host_with, under_load};
 
 pub const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -245,7 +245,7 @@ fn while_all_ask_again(nodens: &Nodens, net: u8) -> (Vec<(ResponseCode, Option<u
         std::thread::sleep(Duration::from_millis(500));
     }
     let mut buffer = [0; 512];
-    let mut next = |client: &UdpSocket| client.recv(&mut buffer).map(|length| told(&buffer[..length]));
+    let mut next = |client: &UdpSocket| receive(client, &mut buffer).map(|length| told(&buffer[..length]));
     let replies =
         clients.iter().flat_map(|client| vec![client; 10]).map(|client| next(client).unwrap()).collect();
     (replies, start.elapsed().as_secs_f64())
@@ -302,7 +302,7 @@ fn slow_names_hold_up_nobody_and_their_late_answers_are_kept() {
     }
     let (mut buffer, mut order) = ([0; 512], Vec::new());
     while order.len() < slow.len() + fast.len() {
-        let length = socket.recv(&mut buffer).unwrap();
+        let length = receive(&socket, &mut buffer).unwrap();
         let reply = Message::from_vec(&buffer[..length]).unwrap();
         order.push((reply.queries[0].name().to_ascii(), reply.metadata.response_code));
     }

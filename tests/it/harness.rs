@@ -1,6 +1,6 @@
 //! What the tests share: the program as a child, packets, scripted upstream servers, knotd and nsd.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -250,7 +250,7 @@ fn udp_repeated(
     for _ in 0..times {
         socket.send(packet).unwrap();
         let error = loop {
-            match socket.recv(&mut buffer) {
+            match receive(&socket, &mut buffer) {
                 Ok(length) if length < 2 || packet.len() < 2 || buffer[..2] == packet[..2] => {
                     return Some(buffer[..length].to_vec());
                 }
@@ -261,6 +261,26 @@ fn udp_repeated(
         eprintln!("no reply from {server} to {}: {error}", socket.local_addr().unwrap());
     }
     None
+}
+
+/// Receives a datagram. A process that is stopped and continued meanwhile, or frozen with its machine, is interrupted in whatever it
+/// waits for with a time limit (signal(7)).
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    uninterrupted(|| socket.recv(buffer))
+}
+
+/// Reads what comes next from a stream, as [`receive`] does.
+pub fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    uninterrupted(|| stream.read(buffer))
+}
+
+fn uninterrupted(mut wait: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            ended => return ended,
+        }
+    }
 }
 
 /// Sends a packet over a connection of its own.
@@ -728,7 +748,7 @@ fn relay(
         // One at a time: the relay keeps no table, the server is as near as a function.
         onward.send(&buffer[..length]).unwrap();
         let id = [buffer[0], buffer[1]];
-        while let Ok(length) = onward.recv(&mut buffer) {
+        while let Ok(length) = receive(&onward, &mut buffer) {
             if buffer[..2] == id {
                 let _ = socket.send_to(&buffer[..length], from);
                 break;

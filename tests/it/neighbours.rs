@@ -1,6 +1,6 @@
 //! What one client does to a worker, another does not feel: hits between floods of misses and connections that stand still.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Nodens, PATIENCE, Upstream, query, tcp, udp_within};
+use crate::harness::{Nodens, PATIENCE, Upstream, query, read_some, tcp, udp_within};
 
 /// Answers what is called good and is silent otherwise, so that each miss waits as long as it may.
 fn upstream() -> Upstream {
@@ -115,7 +115,7 @@ fn connections_that_stand_still_leave_honest_ones_and_datagrams_alone() {
         let packet = query(&format!("good{number}.example.com"), RecordType::A);
         assert!(tcp(nodens.addr, &packet).is_some());
     }
-    let is_closed = |stream: &mut TcpStream| matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_));
+    let is_closed = |stream: &mut TcpStream| matches!(read_some(stream, &mut [0; 1]), Ok(0) | Err(_));
     assert!(stuck.iter_mut().all(is_closed));
     assert!(opened.elapsed() < PATIENCE, "by the server, not by the reader's patience");
 }
