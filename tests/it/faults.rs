@@ -11,7 +11,7 @@ use hickory_resolver::proto::rr::RecordType;
 
 use crate::failures::{code, told};
 use crate::harness::{Asked, Nodens, PATIENCE, Upstream, free_addr, query, receive, udp_within};
-use crate::limits_lab::{Crowd, Limited, can_limit, on_a_host_with, under_load};
+use crate::limits_lab::{Crowd, Limited, can_limit, on_a_host_with, under_load, with_time};
 
 pub const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 /// As long as a stub resolver waits, and a second for a busy machine.
@@ -258,6 +258,10 @@ fn most_packets(seconds: f64) -> u64 {
 
 #[test]
 fn where_all_are_dead_it_is_time_that_bounds_what_is_sent() {
+    with_time(all_dead);
+}
+
+fn all_dead() {
     let silent = Upstream::start(|_| vec![]);
     let (of_silent, of_closed) = (Nodens::before(silent.addr, &[]), Nodens::before(free_addr(), &[]));
     std::thread::scope(|scope| {

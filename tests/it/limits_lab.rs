@@ -165,11 +165,16 @@ pub fn can_limit() -> bool {
     ["knotd", "nft", "ip", "unshare"].into_iter().all(need)
 }
 
-/// Runs a test of loads, one at a time. Where it fails and the machine's cores were all busy meanwhile, or the machine stood still, it
-/// says nothing and is run again, three times in all.
+/// Runs a test of loads, one at a time, as [`with_time`] does.
 pub fn under_load(test: impl Fn()) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    with_time(test);
+}
+
+/// Runs a test that rests on being let run. Where it fails and the machine's cores were all busy meanwhile, or the machine stood still,
+/// it says nothing and is run again, three times in all.
+pub fn with_time(test: impl Fn()) {
     for attempt in 1.. {
         let (before, watch) = (idle_and_all(), Watch::start());
         let ended = catch_unwind(AssertUnwindSafe(&test));

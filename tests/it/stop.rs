@@ -10,10 +10,15 @@ use std::time::{Duration, Instant};
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::harness::{Nodens, Upstream, connect, nodens, query, read_framed, receive, send_framed};
+use crate::limits_lab::with_time;
 
 /// Sends 2,000 queries a second, a fifth of them misses that take 30 ms, and stops at the signal.
 #[test]
 fn sigterm_under_load_loses_nothing_that_arrived() {
+    with_time(sigterm_under_load);
+}
+
+fn sigterm_under_load() {
     let upstream = Upstream::start(|asked| {
         vec![(if asked.name().starts_with("miss") { 30 } else { 0 }, asked.address(300, 1))]
     });
@@ -60,6 +65,10 @@ fn sigterm_under_load_loses_nothing_that_arrived() {
 /// Clients that never pause keep a socket from running empty, and a worker from sleeping.
 #[test]
 fn a_flood_does_not_keep_it_from_ending() {
+    with_time(sigterm_in_a_flood);
+}
+
+fn sigterm_in_a_flood() {
     let upstream = Upstream::start(|asked| vec![(0, asked.address(300, 1))]);
     let mut nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
     nodens.ask("hot.example.com", RecordType::A);
@@ -87,6 +96,10 @@ fn a_flood_does_not_keep_it_from_ending() {
 
 #[test]
 fn readiness_ends_with_the_signal_and_waiting_questions_are_answered() {
+    with_time(sigterm_while_questions_wait);
+}
+
+fn sigterm_while_questions_wait() {
     let upstream = Upstream::start(|asked| vec![(800, asked.address(300, 1))]);
     let mut nodens = Nodens::before(upstream.addr, &[]);
     assert_eq!((nodens.get("/ready").0, nodens.get("/health").0), (200, 200));
