@@ -117,12 +117,13 @@ impl Scribe {
 
     /// Reads what has been noted and publishes what it shows; false where every worker is gone.
     pub fn turn(&mut self, shared: &Shared) -> bool {
+        // Read before the rings are: what is held back long enough by this clock is in them by now, from every worker.
+        let now_us = shared.clock.now_us();
         let waiting = &mut self.waiting;
         self.rings.retain(|ring| collect(ring, waiting));
         if self.bell.lost.swap(0, Ordering::Relaxed) > 0 {
             self.learner.lost_some();
         }
-        let now_us = shared.clock.now_us();
         self.waiting.sort_by_key(|note| note.answered_us);
         let until = now_us.saturating_sub(HOLD_BACK.as_micros() as u64);
         let ripe = self.waiting.partition_point(|note| note.answered_us <= until);
