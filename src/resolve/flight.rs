@@ -159,7 +159,7 @@ fn failure(question: &Question, why: Failure) -> Answer {
     };
     // RFC 8914 sections 4.23 and 4.24.
     let code = match why {
-        Failure::TimedOut | Failure::Loop => InfoCode::NO_REACHABLE_AUTHORITY,
+        Failure::TimedOut | Failure::Loop | Failure::Lame => InfoCode::NO_REACHABLE_AUTHORITY,
         Failure::Unreachable => InfoCode::NETWORK_ERROR,
         Failure::Refused(_) => InfoCode::OTHER,
     };

@@ -21,6 +21,7 @@ pub mod latency;
 pub mod ledger;
 pub mod links;
 pub mod loops;
+mod made;
 pub mod matching;
 pub mod rate;
 pub mod segments;
@@ -108,6 +109,9 @@ pub enum Failure {
     /// Every server of the zone leads back to this process.
     #[error("every upstream server leads back here")]
     Loop,
+    /// Every server that said anything named others to ask.
+    #[error("every upstream server refers to others")]
+    Lame,
     /// There was no turn for it.
     #[error(transparent)]
     Refused(#[from] Refused),

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::exchange::{LATE, MAX_TRIES, TRY_TIMEOUT, order};
@@ -14,10 +13,11 @@ use super::fairness::Refused;
 use super::group::{Permit, Turn, Wait, What};
 use super::health::{Server, Transport, TryFailure};
 use super::inbox::Sender;
+use super::made::{Made, Open, State};
 use super::standing::Standing;
 use super::udp::{Arrival, Arrivals};
 use super::zones::Zone;
-use super::{Carrier, Failure, Question, Ticket, matching};
+use super::{Carrier, Failure, Question, matching};
 use crate::wire::answer::{Answer, Kind, lower_question};
 use crate::wire::edns;
 use crate::wire::header::{Flags, HEADER_LEN, Header};
@@ -66,39 +66,6 @@ struct Next {
     held: Option<Vec<u8>>,
 }
 
-/// What is known of a try.
-struct Made {
-    server: Arc<Server>,
-    over: Transport,
-    permit: Permit,
-    sent: Vec<u8>,
-    at: Instant,
-    /// When it has waited for its time.
-    due: Instant,
-    with_edns: bool,
-    /// The server's reply in other letter case, until TCP confirms or denies it.
-    held: Option<Vec<u8>>,
-    open: bool,
-    counted: bool,
-    /// It failed promptly where it should not have: a limiter may have answered.
-    suspected: bool,
-    _wait: Option<Open>,
-}
-
-/// What ends with the try.
-enum Open {
-    Udp { _ticket: Ticket },
-    Tcp(JoinHandle<()>),
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Open::Tcp(task) = self {
-            task.abort();
-        }
-    }
-}
-
 impl<'o> Tries<'o> {
     /// None yet; the servers are asked in this order, from this time on.
     pub(super) fn new(
@@ -120,7 +87,8 @@ impl<'o> Tries<'o> {
         self.want(Next::to(server), What::Question, now).map_err(Failure::Refused)
     }
 
-    /// Tries the next server in turn. One that has left the zone meanwhile is asked nothing more.
+    /// Tries the next server in turn. One that has left the zone meanwhile is asked nothing more, and one that has the question on
+    /// streams is asked it no third time: they repeat what is lost by themselves.
     pub(super) fn next(&mut self) {
         if !self.may_try() || self.pending.is_some() {
             return;
@@ -130,9 +98,10 @@ impl<'o> Tries<'o> {
         if self.servers.is_empty() {
             self.servers = order(&self.zone.servers(), Instant::now());
         }
-        if let Some(server) = self.servers.first().cloned()
-            && self.want(Next::to(server), What::Retry, Instant::now()).is_err()
-        {
+        let Some(server) = self.servers.first().cloned() else { return };
+        if self.streams_to(&server).filter(|made| made.is_open()).count() >= MAX_STREAMS {
+            self.next_at = Instant::now() + TRY_TIMEOUT;
+        } else if self.want(Next::to(server), What::Retry, Instant::now()).is_err() {
             self.had_no_turn();
         }
     }
@@ -189,14 +158,15 @@ impl<'o> Tries<'o> {
 
     /// When something is to be done: another try to be made, or one to be counted.
     pub(super) fn due(&self) -> Option<Instant> {
-        let uncounted = self.made.iter().filter(|made| made.open && !made.counted).map(|made| made.due).min();
+        let uncounted =
+            self.made.iter().filter(|made| made.is_open() && !made.counted).map(|made| made.due).min();
         let next = (self.may_try() && self.pending.is_none() && self.has_time()).then_some(self.next_at);
         next.or(uncounted)
     }
 
     /// Nothing is open and nothing more will be sent.
     pub(super) fn is_over(&self) -> bool {
-        let is_open = self.pending.is_some() || self.made.iter().any(|made| made.open);
+        let is_open = self.pending.is_some() || self.made.iter().any(Made::is_open);
         !(is_open || self.may_try() && self.has_time())
     }
 
@@ -204,6 +174,8 @@ impl<'o> Tries<'o> {
     pub(super) fn give_up(&mut self) -> Result<Answer, Failure> {
         self.count_late();
         match self.weak.take() {
+            // Where to go on is nothing that a stub resolver can make use of.
+            Some(answer) if answer.referral => Err(Failure::Lame),
             Some(answer) => Ok(answer),
             None if self.refused > 0 && self.refused >= self.made.len() => Err(Failure::Unreachable),
             None => Err(Failure::TimedOut),
@@ -219,7 +191,8 @@ impl<'o> Tries<'o> {
                 server.failed(TryFailure::Unmatched, now);
                 Verdict::Wait
             }
-            Arrival::Refused(_) if !made.open => Verdict::Wait,
+            _ if made.state == State::Done => Verdict::Wait,
+            Arrival::Refused(_) if !made.is_open() => Verdict::Wait,
             Arrival::Refused(_) => self.refused(number, now),
             Arrival::CaseDiffers(message) => self.case_differs(number, message, now),
             Arrival::Reply(message) => self.reply(number, message, now),
@@ -238,14 +211,14 @@ impl<'o> Tries<'o> {
     /// A retry without a turn counts as a try that was not answered, unless there is something to say already.
     fn had_no_turn(&mut self) {
         self.next_at = Instant::now() + TRY_TIMEOUT;
-        if self.weak.is_some() && !self.made.iter().any(|made| made.open) {
+        if self.weak.is_some() && !self.made.iter().any(Made::is_open) {
             self.servers.clear();
         }
     }
 
     fn count_late(&mut self) {
         let now = Instant::now();
-        let late = |made: &&mut Made| made.open && !made.counted && made.due <= now;
+        let late = |made: &&mut Made| made.is_open() && !made.counted && made.due <= now;
         for made in self.made.iter_mut().filter(late) {
             made.counted = true;
             made.permit.lost();
@@ -296,7 +269,7 @@ impl<'o> Tries<'o> {
                 Some(self.stream(&server, query, sent.clone(), number))
             }
         };
-        let (open, due) = (wait.is_some(), now + patience);
+        let (state, due) = (State::Open, now + patience);
         self.next_at = due;
         self.made.push(Made {
             server,
@@ -307,20 +280,20 @@ impl<'o> Tries<'o> {
             due,
             with_edns,
             held,
-            open,
+            state,
             counted: false,
             suspected: false,
-            _wait: wait,
+            wait,
         });
     }
 
-    fn send(&mut self, server: &Arc<Server>, query: Vec<u8>, sent: &[u8], number: usize) -> Option<Open> {
+    /// Sends a datagram. What the system refuses is judged like what the network refuses.
+    fn send(&self, server: &Arc<Server>, query: Vec<u8>, sent: &[u8], number: usize) -> Option<Open> {
         let arrivals = Arrivals { exchange: self.exchange.clone(), number };
-        match self.carrier.datagram(server, query, sent, arrivals) {
+        match self.carrier.datagram(server, query, sent, arrivals.clone()) {
             Ok(ticket) => Some(Open::Udp { _ticket: ticket }),
-            Err(_) => {
-                server.failed(TryFailure::Unreachable, Instant::now());
-                self.refused += 1;
+            Err(error) => {
+                arrivals.tell(Arrival::Refused(error.kind()));
                 None
             }
         }
@@ -341,7 +314,7 @@ impl<'o> Tries<'o> {
 
     fn refused(&mut self, number: usize, now: Instant) -> Verdict {
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
-        made.open = false;
+        made.state = State::Refused;
         made.server.failed(TryFailure::Unreachable, now);
         self.refused += 1;
         // Without TCP there is no second opinion on letter case; a server that never echoed it is believed as
@@ -353,7 +326,8 @@ impl<'o> Tries<'o> {
         }
         // A server that refused is not asked again at once, only in its turn: a port that is closed for a
         // moment costs one try, and one that stays closed no storm.
-        if self.made.len() < self.servers.len() { Verdict::Next } else { Verdict::Wait }
+        let is_new = |server: &Arc<Server>| self.made.iter().all(|made| made.server.number != server.number);
+        if self.servers.iter().any(is_new) { Verdict::Next } else { Verdict::Wait }
     }
 
     /// A forger who does not see the question gets its letter case wrong; so do a few servers. TCP tells.
@@ -373,11 +347,12 @@ impl<'o> Tries<'o> {
 
     /// True where a stream to the server is being tried, or has been tried often enough.
     fn asks_over_tcp(&self, server: &Server) -> bool {
-        let streams = self
-            .made
-            .iter()
-            .filter(|made| made.over == Transport::Tcp && made.server.number == server.number);
-        streams.clone().any(|made| made.open) || streams.count() >= MAX_STREAMS
+        self.streams_to(server).any(Made::is_open) || self.streams_to(server).count() >= MAX_STREAMS
+    }
+
+    fn streams_to(&self, server: &Server) -> impl Iterator<Item = &Made> {
+        let number = server.number;
+        self.made.iter().filter(move |made| made.over != Transport::Udp && made.server.number == number)
     }
 
     fn reply(&mut self, number: usize, mut message: Vec<u8>, now: Instant) -> Verdict {
@@ -385,7 +360,7 @@ impl<'o> Tries<'o> {
         let server = Arc::clone(&made.server);
         let truncated = Header::read(&message).is_some_and(|header| header.flags.has(Flags::TC));
         if truncated && made.over == Transport::Udp {
-            made.open = false;
+            made.finish();
             made.permit.answered(true);
             server.health().answered(now - made.at);
             if !self.asks_over_tcp(&server) {
@@ -395,7 +370,7 @@ impl<'o> Tries<'o> {
         }
         if truncated {
             // RFC 2181 section 9: what is cut is no answer. This server has none that is whole.
-            made.open = false;
+            made.finish();
             made.permit.answered(false);
             server.failed(TryFailure::Malformed, now);
             return self.leave_out(&server);
@@ -406,8 +381,8 @@ impl<'o> Tries<'o> {
             server.failed(TryFailure::Malformed, now);
             return Verdict::Wait;
         };
-        note_case(made, echoed, &answer, now);
-        made.open = false;
+        made.note_case(echoed, &answer, now);
+        made.finish();
         if made.with_edns && !answer.had_opt && matches!(answer.rcode, Rcode::FORMERR | Rcode::NOTIMP) {
             // RFC 6891 section 6.2.2: the server knows no EDNS; it is asked again without.
             made.permit.answered(true);
@@ -429,13 +404,15 @@ impl<'o> Tries<'o> {
         Verdict::Answer(answer)
     }
 
-    /// Keeps the answer for want of a better one and leaves its server out; where it may be a limiter's, the server is
+    /// Keeps the answer for want of a better one, a referral for want of any other, and leaves its server out; where it may be a limiter's, the server is
     /// asked once more in its turn.
     fn failed(&mut self, number: usize, server: &Server, answer: Answer) -> Verdict {
         let was_suspected =
             self.made.iter().any(|made| made.suspected && made.server.number == server.number);
         let refused = answer.rcode == Rcode::REFUSED;
-        self.weak.get_or_insert(answer);
+        if self.weak.as_ref().is_none_or(|weak| weak.referral) {
+            self.weak = Some(answer);
+        }
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
         if !was_suspected && made.permit.is_suspect() {
             made.suspected = true;
@@ -452,6 +429,9 @@ impl<'o> Tries<'o> {
     /// Moves on to the next server; this one is not asked again.
     fn leave_out(&mut self, server: &Server) -> Verdict {
         self.servers.retain(|other| other.number != server.number);
+        if self.pending.as_ref().is_some_and(|pending| pending.next.server.number == server.number) {
+            self.pending = None;
+        }
         // The server in front is the next; `next` would pass over it.
         let back = usize::from(!self.servers.is_empty());
         self.servers.rotate_right(back);
@@ -466,17 +446,6 @@ impl Next {
     }
 }
 
-/// Learns from a reply whether its server keeps letter case.
-fn note_case(made: &mut Made, echoed: bool, answer: &Answer, now: Instant) {
-    let mut health = made.server.health();
-    if let Some(held) = made.held.take() {
-        if Answer::read(&held).is_ok_and(|held| held.says_the_same(answer)) {
-            health.changed_case(now);
-        }
-        return;
-    }
-    let asked_in_upper_case = made.sent.iter().rev().skip(4).any(u8::is_ascii_uppercase);
-    if made.over == Transport::Udp && asked_in_upper_case && echoed {
-        health.echoed_case();
-    }
-}
+#[cfg(test)]
+#[path = "tries_tests.rs"]
+mod tests;
