@@ -1,10 +1,14 @@
 //! What the machine offers: cores, tools, free ports, a folder for a while, and what processes have used.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+#[path = "../../tests/it/ports.rs"]
+mod ports;
+
+pub use ports::free_addr;
 
 /// The unit of CPU times in `/proc/PID/stat`: USER_HZ is 100 on every architecture that nodens is built for.
 const TICK: Duration = Duration::from_millis(10);
@@ -51,17 +55,6 @@ pub fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin".into(), "/sbin".into()];
     std::env::split_paths(&path).chain(more).map(|folder| folder.join(tool)).find(|path| path.is_file())
-}
-
-/// A port that nobody holds, over UDP and TCP.
-pub fn free_addr() -> SocketAddr {
-    loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let addr = udp.local_addr().unwrap();
-        if TcpListener::bind(addr).is_ok() {
-            return addr;
-        }
-    }
 }
 
 /// A folder that is there for as long as this is.

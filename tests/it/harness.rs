@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::{Name, RecordType};
 
+pub use crate::ports::free_addr;
+
 /// A guard, not a measurement: long enough for a loaded machine, and for a virtual one that stands still for a while.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A stub resolver asks again after so long: a host may lose a datagram. Longer than any question waits for its answer.
@@ -666,17 +668,6 @@ impl Drop for Authority {
 /// A tool's command.
 pub fn tool(name: &str) -> Command {
     Command::new(find(name).unwrap_or_else(|| name.into()))
-}
-
-/// An address that was free a moment ago, for UDP and TCP.
-pub fn free_addr() -> SocketAddr {
-    loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let addr = udp.local_addr().unwrap();
-        if TcpListener::bind(addr).is_ok() {
-            return addr;
-        }
-    }
 }
 
 /// A relay that counts the questions on their way to a real server, by name and type.

@@ -27,6 +27,7 @@ mod libraries;
 mod limits_lab;
 mod neighbours;
 mod odd_queries;
+mod ports;
 mod search;
 mod stale;
 mod stop;
