@@ -55,7 +55,7 @@ fn one_wrong_field_is_ignored_and_the_true_reply_taken() {
             "header" => forge(asked, |r| r.truncate(11)),
             _ => return vec![(0, asked.address(300, TRUE))],
         };
-        vec![forged, (200, asked.address(300, TRUE))]
+        vec![forged, (20, asked.address(300, TRUE))]
     });
     let nodens = Nodens::before(upstream.addr, &[]);
     for field in
@@ -79,7 +79,7 @@ fn another_address_or_port_is_nobody() {
         for own in ["127.0.0.2:0", "127.0.0.1:0"] {
             UdpSocket::bind(own).unwrap().send_to(&forged, asked.from).unwrap();
         }
-        vec![(200, asked.address(300, TRUE))]
+        vec![(30, asked.address(300, TRUE))]
     });
     let nodens = Nodens::before(upstream.addr, &[]);
     assert_eq!(answer(&nodens, "a.example.com"), TRUE);
@@ -94,7 +94,9 @@ fn a_server_that_lowers_letter_case_works_and_is_soon_asked_in_lower_case() {
         reply
     });
     let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
-    (0..20).for_each(|n| assert_eq!(answer(&nodens, &format!("n{n}.example.com")), TRUE));
+    // A short name is in lower case by chance once in a while.
+    let long = "a-name-with-so-many-letters-that-some-are-in-upper-case.example.com";
+    (0..20).for_each(|n| assert_eq!(answer(&nodens, &format!("n{n}.{long}")), TRUE));
     let asked = upstream.asked();
     let confirmed: Vec<usize> = (0..asked.len()).filter(|at| asked[*at].tcp).collect();
     assert_eq!(confirmed.len(), 3, "TCP confirms three times");
@@ -185,11 +187,13 @@ fn ids_and_ports_cannot_be_guessed() {
 fn no_port_is_used_for_long() {
     let upstream = Upstream::simple(|asked| asked.address(300, TRUE));
     let nodens = Nodens::before(upstream.addr, &["--workers", "1"]);
-    let start = Instant::now();
+    // However seldom a busy machine lets it ask, the second sockets have each been used by the end.
+    let (start, mut of_new_sockets) = (Instant::now(), 0);
     for n in 0.. {
-        if start.elapsed() > Duration::from_secs(8) {
+        if start.elapsed() > Duration::from_secs(8) && of_new_sockets >= 100 {
             break;
         }
+        of_new_sockets += usize::from(start.elapsed() > Duration::from_secs(6));
         answer(&nodens, &format!("n{n}.example.com"));
         std::thread::sleep(Duration::from_millis(20));
     }
