@@ -1,9 +1,9 @@
 //! What tests of limits, losses and loads share: a server behind a packet filter, clients that ask so many new names a second.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,12 +49,15 @@ impl Limited {
         SocketAddr::from((self.pod.own(), 53))
     }
 
-    /// Packets that a counter has seen.
-    pub fn count(&self, counter: &str) -> u64 {
-        let args = ["-j", "list", "counter", "inet", "lab", counter];
+    /// Packets that came so far, and those of them and of the replies that were dropped.
+    pub fn packets(&self) -> (u64, u64) {
+        let args = ["-j", "list", "counters", "table", "inet", "lab"];
         let said = self.pod.exec("nft").args(args).output().unwrap().stdout;
         let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
-        said["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+        let counters = || said["nftables"].as_array().unwrap().iter().map(|entry| &entry["counter"]);
+        let packets =
+            |name: &str| counters().find(|one| one["name"] == name).unwrap()["packets"].as_u64().unwrap();
+        (packets("came"), packets("dropped"))
     }
 }
 
@@ -151,78 +154,40 @@ pub fn on_a_host_with(server: SocketAddr) -> Nodens {
     Nodens::spawn(command)
 }
 
-/// Traffic for a while, and what arrived meanwhile: packets that came, packets that were dropped, answers, seconds.
-pub fn measure(limited: &Limited, crowd: &Crowd, time: Duration) -> (f64, f64, f64, f64) {
-    let figures = || (limited.count("came"), limited.count("dropped"), crowd.answered(), Instant::now());
-    let before = figures();
+/// Traffic for a while.
+pub struct Traffic {
+    /// Packets that came.
+    pub came: f64,
+    pub dropped: f64,
+    pub answered: f64,
+    /// The seconds in which these were counted are no more than this, for what may be at most so many a second.
+    pub longest: f64,
+    /// And no less than this, for what must be at least so many a second.
+    pub shortest: f64,
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Traffic { came, dropped, answered, longest, shortest } = self;
+        write!(out, "{came} came, {dropped} dropped, {answered} answered in {shortest:.2} to {longest:.2} s")
+    }
+}
+
+/// What arrives for a while. To read the counters takes a moment, which is longer where a program has to wait for its core.
+pub fn measure(limited: &Limited, crowd: &Crowd, time: Duration) -> Traffic {
+    let read = || (Instant::now(), limited.packets(), crowd.answered(), Instant::now());
+    let before = read();
     std::thread::sleep(time);
-    let after = figures();
-    let seconds = (after.3 - before.3).as_secs_f64();
-    ((after.0 - before.0) as f64, (after.1 - before.1) as f64, (after.2 - before.2) as f64, seconds)
+    let after = read();
+    Traffic {
+        came: (after.1.0 - before.1.0) as f64,
+        dropped: (after.1.1 - before.1.1) as f64,
+        answered: (after.2 - before.2) as f64,
+        longest: (after.3 - before.0).as_secs_f64(),
+        shortest: (after.0 - before.3).as_secs_f64(),
+    }
 }
 
 pub fn can_limit() -> bool {
     ["knotd", "nft", "ip", "unshare"].into_iter().all(need)
-}
-
-/// Runs a test of loads, one at a time, as [`with_time`] does.
-pub fn under_load(test: impl Fn()) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    with_time(test);
-}
-
-/// Runs a test that rests on being let run. Where it fails and the machine's cores were all busy meanwhile, or the machine stood still,
-/// it says nothing and is run again, three times in all.
-pub fn with_time(test: impl Fn()) {
-    for attempt in 1.. {
-        let (before, watch) = (idle_and_all(), Watch::start());
-        let ended = catch_unwind(AssertUnwindSafe(&test));
-        let (after, still) = (idle_and_all(), watch.longest_pause());
-        let Err(panic) = ended else { return };
-        let idle = (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
-        if idle > 0.15 && still < STANDSTILL || attempt == 3 {
-            resume_unwind(panic);
-        }
-        eprintln!(
-            "again: {:.0} % of the machine's time were left, it stood still for {still:?}",
-            100.0 * idle
-        );
-    }
-}
-
-/// A thread of an idle machine that wakes so late was not let run.
-const STANDSTILL: Duration = Duration::from_millis(80);
-
-/// A thread that sleeps and looks how long that took.
-struct Watch(Arc<AtomicBool>, JoinHandle<Duration>);
-
-impl Watch {
-    fn start() -> Watch {
-        let ended = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&ended);
-        let watching = std::thread::spawn(move || {
-            let mut longest = Duration::ZERO;
-            while !until.load(Ordering::Relaxed) {
-                let start = Instant::now();
-                std::thread::sleep(Duration::from_millis(5));
-                longest = longest.max(start.elapsed());
-            }
-            longest
-        });
-        Watch(ended, watching)
-    }
-
-    fn longest_pause(self) -> Duration {
-        self.0.store(true, Ordering::Relaxed);
-        self.1.join().unwrap()
-    }
-}
-
-/// Ticks that the machine's cores had nothing to do, and all ticks.
-fn idle_and_all() -> (u64, u64) {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap();
-    let ticks: Vec<u64> =
-        stat.lines().next().unwrap().split_whitespace().skip(1).map(|ticks| ticks.parse().unwrap()).collect();
-    (ticks[3] + ticks[4], ticks[..8].iter().sum())
 }

@@ -25,6 +25,7 @@ mod harness;
 mod lab;
 mod libraries;
 mod limits_lab;
+mod machine;
 mod neighbours;
 mod odd_queries;
 mod ports;

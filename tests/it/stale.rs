@@ -10,6 +10,7 @@ use hickory_resolver::proto::rr::RecordType;
 use crate::clients::Pod;
 use crate::failures::code;
 use crate::harness::{Authority, Counter, Nodens, PATIENCE, need, query, udp};
+use crate::machine::unless_it_stands_still;
 
 /// RFC 8914: Stale Answer, Stale NXDOMAIN Answer, No Reachable Authority, Network Error.
 const STALE: (ResponseCode, Option<u16>) = (ResponseCode::NoError, Some(3));
@@ -72,6 +73,10 @@ impl Away {
 
 #[test]
 fn servers_that_are_silent_are_waited_for_once() {
+    unless_it_stands_still(silent_servers);
+}
+
+fn silent_servers() {
     if !need("knotd") || !need("nft") {
         return;
     }
@@ -134,6 +139,10 @@ fn a_server_that_is_stopped_is_noticed_at_once() {
 /// P2 with prefetch: each name once in the nine tenths of its TTL, and nobody waits for the second answer.
 #[test]
 fn names_in_use_are_asked_for_again_before_their_end_and_once() {
+    unless_it_stands_still(names_in_use);
+}
+
+fn names_in_use() {
     if !need("knotd") {
         return;
     }

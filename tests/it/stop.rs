@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use hickory_resolver::proto::rr::RecordType;
 
 use crate::harness::{Nodens, Upstream, connect, nodens, query, read_framed, receive, send_framed};
-use crate::limits_lab::with_time;
+use crate::machine::{under_load, unless_it_stands_still};
 
 /// Sends 2,000 queries a second, a fifth of them misses that take 30 ms, and stops at the signal.
 #[test]
 fn sigterm_under_load_loses_nothing_that_arrived() {
-    with_time(sigterm_under_load);
+    unless_it_stands_still(sigterm_under_load);
 }
 
 fn sigterm_under_load() {
@@ -65,7 +65,7 @@ fn sigterm_under_load() {
 /// Clients that never pause keep a socket from running empty, and a worker from sleeping.
 #[test]
 fn a_flood_does_not_keep_it_from_ending() {
-    with_time(sigterm_in_a_flood);
+    under_load(sigterm_in_a_flood);
 }
 
 fn sigterm_in_a_flood() {
@@ -96,7 +96,7 @@ fn sigterm_in_a_flood() {
 
 #[test]
 fn readiness_ends_with_the_signal_and_waiting_questions_are_answered() {
-    with_time(sigterm_while_questions_wait);
+    unless_it_stands_still(sigterm_while_questions_wait);
 }
 
 fn sigterm_while_questions_wait() {

@@ -11,6 +11,7 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use crate::clients::Pod;
 use crate::harness::{Asked, Nodens, PATIENCE, Upstream, free_addr, need, query, udp_within};
 use crate::lab::lab_by;
+use crate::machine::unless_it_stands_still;
 
 fn answered(nodens: &Nodens, name: &str) -> bool {
     !nodens.ask(name, RecordType::A).answers.is_empty()
@@ -169,6 +170,10 @@ fn addresses(asked: &Asked, ready: &[IpAddr]) -> Vec<u8> {
 
 #[test]
 fn pods_are_rolled_without_a_failed_question() {
+    unless_it_stands_still(rolled_pods);
+}
+
+fn rolled_pods() {
     let at = |last: u8| IpAddr::from([127, 77, 0, last]);
     let service = Service::start(&[at(1), at(2), Ipv6Addr::LOCALHOST.into()]);
     let mut pods: Vec<ServingPod> =
@@ -229,6 +234,10 @@ fn pods_are_rolled_without_a_failed_question() {
 
 #[test]
 fn where_all_pods_are_gone_the_last_resort_answers() {
+    unless_it_stands_still(no_pods_left);
+}
+
+fn no_pods_left() {
     let at = |last: u8| IpAddr::from([127, 77, 1, last]);
     let service = Service::start(&[at(1), at(2)]);
     let pods = [at(1), at(2)].map(|ip| service.pod(ip));
