@@ -17,7 +17,7 @@ pub use crate::ports::free_addr;
 /// A guard, not a measurement: long enough for a loaded machine, and for a virtual one that stands still for a while.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A stub resolver asks again after so long: a host may lose a datagram. Longer than any question waits for its answer.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where a tool is: on the path, the administrator's path, or where `.ci/run` puts what Debian has not.
 fn find(tool: &str) -> Option<PathBuf> {
@@ -140,45 +140,98 @@ impl Nodens {
 
     /// The admin page's status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        self.try_get(path).unwrap()
+    }
+
+    fn try_get(&self, path: &str) -> io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
         let mut text = String::new();
         let _ = stream.read_to_string(&mut text);
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default())
+        Ok((status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default()))
     }
 
     /// The sum of a metric's series that have all these labels.
     pub fn metric(&self, name: &str, labels: &[&str]) -> u64 {
-        let (_, text) = self.get("/metrics");
-        let fits = |line: &&str| {
-            let (series, _) = line.rsplit_once(' ').unwrap_or_default();
-            series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label))
+        sum_of(&self.get("/metrics").1, name, labels)
+    }
+
+    /// Questions that its upstream servers have been sent, retries left out, once all that were sent have `arrived`. A reply that a busy
+    /// machine holds up is asked for again, which is no second question.
+    pub fn first_tries(&self, arrived: impl Fn() -> usize) -> usize {
+        let counted = || {
+            let page = self.get("/metrics").1;
+            ["nodens_upstream_questions_total", "nodens_upstream_retries_total"]
+                .map(|counter| sum_of(&page, counter, &[]) as usize)
         };
-        text.lines().filter(fits).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+        let start = Instant::now();
+        loop {
+            let ([sent, retries], there) = (counted(), arrived());
+            if there == sent && counted() == [sent, retries] {
+                return there - retries;
+            }
+            assert!(start.elapsed() < PATIENCE, "{there} of {sent} have arrived; {}", self.state());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub fn ask(&self, name: &str, qtype: RecordType) -> Message {
         let packet = query(name, qtype);
         let reply = udp_within(loopback(self.addr), self.addr, &packet, ASK_AGAIN).unwrap_or_else(|| {
-            // What the host lost has not come here; what has come here is answered.
-            let [asked, answered] =
-                ["nodens_queries_total", "nodens_responses_total"].map(|counter| self.metric(counter, &[]));
-            assert_eq!(asked, answered, "no reply to {name} {qtype}; {}", self.state());
+            self.has_answered_what_came(&format!("no reply to {name} {qtype}"));
             udp(self.addr, &packet)
         });
         Message::from_vec(&reply).unwrap()
     }
 
+    /// What the host lost has not come here; what has come here is answered, once others that ask at the same time have theirs.
+    fn has_answered_what_came(&self, what: &str) {
+        let start = Instant::now();
+        loop {
+            let page = self.try_get("/metrics").map(|(_, page)| page).unwrap_or_default();
+            let count = |counter| sum_of(&page, counter, &[]);
+            let (asked, answered) = (count("nodens_queries_total"), count("nodens_responses_total"));
+            assert_eq!(count("nodens_unsent_total"), 0, "{what}; {}", self.state());
+            if !page.is_empty() && answered >= asked {
+                return;
+            }
+            let is_patient = !page.is_empty() && start.elapsed() < PATIENCE;
+            assert!(is_patient, "{what}: {answered} of {asked} are answered; {}", self.state());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// What can be known of it when it did what it must not.
     fn state(&self) -> String {
-        let metrics = self.get("/metrics").1;
-        let counted: Vec<_> =
-            metrics.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0")).collect();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The name in brackets may hold anything; Z is one that nobody has waited for.
+        let runs = stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']));
+        let counted = match self.try_get("/metrics") {
+            Ok((_, page)) => page
+                .lines()
+                .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
+                .collect::<Vec<_>>()
+                .join("\n"),
+            Err(error) => format!("nothing that can be had: {error}"),
+        };
         let network = std::fs::read_to_string("/proc/net/snmp").unwrap_or_default();
-        format!("it said\n{}and counted\n{}\non a host with\n{network}", self.said(), counted.join("\n"))
+        format!(
+            "it said\n{}and {}, and counted\n{counted}\non a host with\n{network}",
+            self.said(),
+            if runs { "still runs" } else { "has ended" }
+        )
     }
+}
+
+/// The sum of a metric's series on a page that have all these labels.
+fn sum_of(page: &str, name: &str, labels: &[&str]) -> u64 {
+    let fits = |line: &&str| {
+        let (series, _) = line.rsplit_once(' ').unwrap_or_default();
+        series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label))
+    };
+    page.lines().filter(fits).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 impl Drop for Nodens {
@@ -263,6 +316,11 @@ fn udp_repeated(
         eprintln!("no reply from {server} to {}: {error}", socket.local_addr().unwrap());
     }
     None
+}
+
+/// Gives a socket a buffer for all that comes while its thread waits for its core; by default it holds some 250 small datagrams.
+pub fn with_room(socket: &UdpSocket) {
+    socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).unwrap();
 }
 
 /// Receives a datagram. A process that is stopped and continued meanwhile, or frozen with its machine, is interrupted in whatever it
@@ -420,6 +478,7 @@ impl Upstream {
         script: impl Fn(&Asked) -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static,
     ) -> Upstream {
         let addr = udp.local_addr().unwrap();
+        with_room(&udp);
         let (script, asked, ended) =
             (Arc::new(script) as Arc<Script>, Arc::default(), Arc::new(AtomicBool::new(false)));
         let mut threads = vec![serve_udp(udp, Arc::clone(&script), Arc::clone(&asked), Arc::clone(&ended))];
