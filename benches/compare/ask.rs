@@ -1,6 +1,6 @@
 //! Single questions, for what is not measured: is a server there, what does its answer look like.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// For one reply.
 const REPLY: Duration = Duration::from_secs(5);
+
+/// A stub resolver sends a question so often: a host may lose a datagram.
+const TIMES: usize = 3;
 
 /// A plain query for A.
 pub fn query(name: &str) -> Vec<u8> {
@@ -28,10 +31,22 @@ pub fn udp_from(own: IpAddr, server: SocketAddr, query: &[u8]) -> Option<Vec<u8>
     let socket = UdpSocket::bind((own, 0)).unwrap();
     socket.connect(server).unwrap();
     socket.set_read_timeout(Some(REPLY)).unwrap();
-    socket.send(query).ok()?;
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).ok()?;
+    let length = (0..TIMES).find_map(|_| {
+        socket.send(query).ok()?;
+        received(&socket, &mut buffer)
+    })?;
     (length >= 12).then(|| buffer[..length].to_vec())
+}
+
+/// A datagram in time. A process that is stopped and continued meanwhile is interrupted in what it waits for (signal(7)).
+fn received(socket: &UdpSocket, buffer: &mut [u8]) -> Option<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            ended => return ended.ok(),
+        }
+    }
 }
 
 /// True for a reply with records and no error.
