@@ -11,6 +11,7 @@ pub mod buckets;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod follow;
 pub mod lab;
 pub mod limits;

@@ -101,7 +101,7 @@ pub struct Settings {
     pub budgets: u64,
     /// Bytes of the store.
     pub cache_bytes: u64,
-    /// UDP sockets a worker keeps for one server.
+    /// UDP sockets a worker has open to one server at most.
     pub sockets_per_server: u64,
     /// Connections a worker keeps to one server.
     pub connections_per_server: u64,
@@ -179,6 +179,14 @@ pub fn descriptors(of: &Settings) -> u64 {
     of.workers * (2 * of.listen + 8) + upstream + u64::from(MAX_CONNECTIONS) + 64
 }
 
+/// TCP connections of clients that are taken where the process may have so many descriptors: what all else needs stays free, as far as
+/// there is that much.
+pub fn connections(of: &Settings, allowed: u64) -> u32 {
+    let others = descriptors(of) - u64::from(MAX_CONNECTIONS);
+    let left = allowed.saturating_sub(others).max(allowed / 4);
+    u32::try_from(left).unwrap_or(u32::MAX).min(MAX_CONNECTIONS)
+}
+
 /// A number of bytes as people write it.
 pub fn bytes_text(bytes: u64) -> String {
     for (unit, size) in [("GiB", GIB), ("MiB", MIB), ("KiB", KIB)] {
@@ -205,19 +213,29 @@ mod tests {
         assert_eq!(bytes_text(12), "12B");
     }
 
+    const SMALL: Settings = Settings {
+        workers: 2,
+        listen: 2,
+        plain_servers: 3,
+        encrypted_servers: 2,
+        bootstraps: 1,
+        budgets: 1,
+        cache_bytes: DEFAULT_CACHE_BYTES,
+        sockets_per_server: 32,
+        connections_per_server: 4,
+    };
+
     #[test]
     fn the_default_fits_a_small_node() {
-        let of = Settings {
-            workers: 2,
-            listen: 2,
-            plain_servers: 3,
-            encrypted_servers: 2,
-            bootstraps: 1,
-            budgets: 1,
-            cache_bytes: DEFAULT_CACHE_BYTES,
-            sockets_per_server: 8,
-            connections_per_server: 4,
-        };
-        assert!(total_bytes(&sums(&of)) < 384 * MIB);
+        assert!(total_bytes(&sums(&SMALL)) < 384 * MIB);
+    }
+
+    #[test]
+    fn where_descriptors_are_few_connections_leave_them_to_others() {
+        let all = descriptors(&SMALL);
+        assert_eq!(connections(&SMALL, all), MAX_CONNECTIONS);
+        assert_eq!(connections(&SMALL, u64::MAX), MAX_CONNECTIONS);
+        assert_eq!(connections(&SMALL, all - 100), MAX_CONNECTIONS - 100);
+        assert_eq!(connections(&SMALL, 64), 16, "a quarter is theirs all the same");
     }
 }

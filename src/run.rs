@@ -12,6 +12,7 @@ use crate::admin::{self, Admin};
 use crate::cache::{Cache, Size, ttl::Caps};
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
+use crate::descriptors;
 use crate::follow;
 use crate::limits;
 use crate::observe::cells::Cells;
@@ -71,6 +72,7 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
         None => sockets::bind(&config.listen, config.workers)?,
     };
     let addresses = addresses(&sockets);
+    let max_connections = max_connections(config);
     let shared = Arc::new(shared(config, &addresses));
     let cells: Vec<Arc<Cells>> = sockets.iter().map(|_| Arc::default()).collect();
     let admin = Arc::new(Admin::new(Metrics::new(cells.clone(), Arc::clone(&shared))?));
@@ -84,7 +86,7 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
 
     follow::start(config, &shared);
     let (stopper, stop) = stop::channel();
-    let connections = Arc::new(Gate::new(limits::MAX_CONNECTIONS, limits::MAX_CONNECTIONS_PER_CLIENT));
+    let connections = Arc::new(Gate::new(max_connections, limits::MAX_CONNECTIONS_PER_CLIENT));
     let (listening, heard) = channel();
     let mut workers = Vec::new();
     let (mut notebooks, requeries) = learning::start(sockets.len(), Arc::clone(&shared))?;
@@ -167,6 +169,18 @@ pub fn shared(config: &Config, listening: &[SocketAddr]) -> Shared {
         clock: Clock::start(),
         cookies: Secret::new(rand::random()),
     }
+}
+
+/// Connections of clients that there are descriptors for.
+fn max_connections(config: &Config) -> u32 {
+    let (allowed, settings) = (descriptors::raise(), config.settings());
+    let (needed, connections) = (limits::descriptors(&settings), limits::connections(&settings, allowed));
+    if allowed < needed {
+        crate::warning!(
+            "{allowed} file descriptors are allowed where up to {needed} can be in use: no more than {connections} TCP connections of clients are taken; raise the limit (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    connections
 }
 
 fn announce(config: &Config, addresses: &[SocketAddr], admin: Option<SocketAddr>) {

@@ -165,7 +165,7 @@ impl Config {
             encrypted_servers: encrypted_servers as u64,
             bootstraps: bootstraps as u64,
             cache_bytes: self.cache_bytes,
-            sockets_per_server: crate::upstream::udp::POOL as u64,
+            sockets_per_server: crate::upstream::udp::MAX_SOCKETS as u64,
             connections_per_server: crate::upstream::streams::MAX_OPEN as u64,
         }
     }

@@ -20,6 +20,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::stop::{Guard, InFlight, Quit, Quitting};
+use crate::descriptors;
 use crate::limits::{MAX_CONNECTIONS, MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
 use crate::observe::cells::Event;
 use crate::query::Proto;
@@ -76,15 +77,11 @@ pub async fn serve(
                     Err(Full::Client) => resolver.cells.event(Event::LimitClientConnections),
                 }
             }
-            Err(error) if is_shortage(&error) => sleep(NO_DESCRIPTORS).await,
+            Err(error) if descriptors::is_shortage(&error) => sleep(NO_DESCRIPTORS).await,
             // The connection ended before it was accepted.
             Err(_) => {}
         }
     }
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// What is left of a connection's input.

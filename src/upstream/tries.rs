@@ -4,6 +4,7 @@
 //! to the next server, a refusal by the network too, truncation and a change of letter case go to TCP. A failure that may be a limiter's
 //! is asked once more.
 
+use std::io;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout};
@@ -193,7 +194,7 @@ impl<'o> Tries<'o> {
             }
             _ if made.state == State::Done => Verdict::Wait,
             Arrival::Refused(_) if !made.is_open() => Verdict::Wait,
-            Arrival::Refused(_) => self.refused(number, now),
+            Arrival::Refused(kind) => self.refused(number, kind, now),
             Arrival::CaseDiffers(message) => self.case_differs(number, message, now),
             Arrival::Reply(message) => self.reply(number, message, now),
         }
@@ -312,11 +313,14 @@ impl<'o> Tries<'o> {
         }))
     }
 
-    fn refused(&mut self, number: usize, now: Instant) -> Verdict {
+    fn refused(&mut self, number: usize, kind: io::ErrorKind, now: Instant) -> Verdict {
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
         made.state = State::Refused;
-        made.server.failed(TryFailure::Unreachable, now);
-        self.refused += 1;
+        // What the host lacks says nothing about a server.
+        if kind != io::ErrorKind::ResourceBusy {
+            made.server.failed(TryFailure::Unreachable, now);
+            self.refused += 1;
+        }
         // Without TCP there is no second opinion on letter case; a server that never echoed it is believed as
         // one that is asked in lower case would be.
         if let Some(held) = made.held.take()

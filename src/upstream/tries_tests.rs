@@ -24,6 +24,14 @@ async fn ask_once(
 ) -> (Result<Answer, Failure>, Duration, Vec<Seen>) {
     let zones = Zones::new([Name::ROOT], vec![]);
     zones.set(&Name::ROOT, &Endpoints { members, last_resort: vec![] });
+    ask_in(&zones, carrier, network).await
+}
+
+async fn ask_in(
+    zones: &Zones,
+    carrier: &dyn Carrier,
+    network: &Network,
+) -> (Result<Answer, Failure>, Duration, Vec<Seen>) {
     let octets = (*b"\x03www\x07example\x03com\x00\x00\x01\x00\x01").into();
     let question = Question { octets, dnssec_ok: false, checking_disabled: false };
     let (start, before) = (Instant::now(), network.seen().len());
@@ -74,8 +82,8 @@ async fn a_reply_that_comes_after_a_refusal_counts() {
     .await;
 }
 
-/// A network behind a host that cannot send to some servers.
-struct Host<'n>(&'n Network, fn(usize) -> bool);
+/// A network behind a host that cannot send to some servers, and why not.
+struct Host<'n>(&'n Network, fn(usize) -> bool, io::ErrorKind);
 
 impl Carrier for Host<'_> {
     fn datagram(
@@ -86,7 +94,7 @@ impl Carrier for Host<'_> {
         arrivals: Arrivals,
     ) -> io::Result<Ticket> {
         match self.1(usize::from(server.endpoint.addr.port())) {
-            true => Err(io::ErrorKind::NetworkUnreachable.into()),
+            true => Err(self.2.into()),
             false => self.0.datagram(server, query, sent, arrivals),
         }
     }
@@ -101,14 +109,30 @@ async fn where_a_server_cannot_be_sent_to_the_next_is_asked_at_once() {
     local(async {
         let network = Network::new(|seen| vec![(MS, Arrival::Reply(seen.a(60)))]);
         for _ in 0..10 {
-            let host = Host(&network, |port| port != 5002);
+            let host = Host(&network, |port| port != 5002, io::ErrorKind::NetworkUnreachable);
             let (result, took, seen) = ask_once(&host, &network, endpoints(3)).await;
             assert_eq!((result.unwrap().kind, took, seen.len()), (Kind::Data, MS, 1));
         }
-        let nowhere = Host(&network, |_| true);
+        let nowhere = Host(&network, |_| true, io::ErrorKind::NetworkUnreachable);
         let (result, took, seen) = ask_once(&nowhere, &network, endpoints(2)).await;
         assert_eq!((result.unwrap_err(), seen.len()), (Failure::Unreachable, 0));
         assert!(took < DEADLINE, "{took:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_has_nothing_left_to_send_with_blames_no_server() {
+    local(async {
+        let network = Network::new(|_| vec![]);
+        for (kind, blamed) in [(io::ErrorKind::ResourceBusy, 0), (io::ErrorKind::NetworkUnreachable, 5)] {
+            let zones = Zones::new([Name::ROOT], vec![]);
+            zones.set(&Name::ROOT, &Endpoints { members: endpoints(1), last_resort: vec![] });
+            assert!(ask_in(&zones, &Host(&network, |_| true, kind), &network).await.0.is_err());
+            let failures =
+                zones.servers().iter().flat_map(|server| server.failures()).map(|(_, count)| count);
+            assert_eq!(failures.sum::<u64>(), blamed);
+        }
     })
     .await;
 }

@@ -1,8 +1,9 @@
 //! Questions to one server over UDP: a rotating pool of connected sockets with ports the kernel draws at random.
 //!
 //! A connected socket takes datagrams from that address and port alone; on top of it ID, question and letter case
-//! must match (RFC 5452). A socket serves a bounded number of questions for a bounded time and is then
-//! replaced, so that a port that was found out is soon worth nothing. What does not match is dropped and the wait goes
+//! must match (RFC 5452). A socket serves a bounded number of questions for a bounded time, is then *spent* and
+//! replaced, so that a port that was found out is soon worth nothing. It stays open for as long as a question waits there. Where too
+//! many stay, or no descriptor is left, those that are spent serve on. What does not match is dropped and the wait goes
 //! on: the true reply may still come.
 
 use std::cell::{Cell, RefCell};
@@ -24,9 +25,13 @@ use super::datagrams::{self, Datagrams, MANY};
 use super::exchange::MAX_TRIES;
 use super::inbox::Sender;
 use super::matching::{self, Match};
+use crate::descriptors;
 
 /// Sockets of one worker for one server that take new questions.
 pub const POOL: usize = 8;
+/// Sockets of one worker for one server, those that are spent included: with a loss of one in a hundred they are replaced in time up to
+/// some 8,000 questions a second.
+pub const MAX_SOCKETS: usize = 32;
 /// Questions a socket serves before it is replaced.
 pub const MAX_QUESTIONS: u32 = 128;
 /// For how long a socket serves.
@@ -50,7 +55,7 @@ pub enum Arrival {
     CaseDiffers(Vec<u8>),
     /// A message from the right place that matches nothing sent there.
     Unmatched,
-    /// The network or the host refused the question.
+    /// The network or the host refused the question; `ResourceBusy`: the host has nothing left to send it with.
     Refused(io::ErrorKind),
 }
 
@@ -79,13 +84,16 @@ impl Arrivals {
 /// The sockets.
 pub struct Pool {
     server: SocketAddr,
+    /// Those that serve.
     sockets: RefCell<Vec<Rc<Socket>>>,
+    /// All that are open.
+    open: Rc<Cell<usize>>,
 }
 
 impl Pool {
     /// An empty pool.
     pub fn new(server: SocketAddr) -> Pool {
-        Pool { server, sockets: RefCell::default() }
+        Pool { server, sockets: RefCell::default(), open: Rc::default() }
     }
 
     /// Sends a query under an ID that is free on its socket; replies go to `arrivals` until the wait is dropped.
@@ -96,38 +104,84 @@ impl Pool {
         let socket = self.socket()?;
         let id = socket.free_id().ok_or(io::ErrorKind::ResourceBusy)?;
         crate::wire::put(&mut query, 0, &id.to_be_bytes());
+        let send = || socket.io.get_ref().send(&query);
+        let sent = match send() {
+            // ICMP has told of a datagram before this one, which has not gone out.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                socket.refused(error.kind());
+                send()
+            }
+            sent => sent,
+        };
+        // A full send buffer is a lost packet: the next try is near.
+        sent.map(drop).or_else(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(()),
+            _ => Err(error),
+        })?;
         socket.waiting.borrow_mut().insert(id, Try { sent: question.into(), arrivals });
-        let wait = Wait { socket: Rc::clone(&socket), id };
-        match socket.io.get_ref().send(&query) {
-            // A full send buffer is a lost packet: the next try is near.
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(wait),
-        }
+        Ok(Wait { socket, id })
     }
 
-    /// A socket that may take one more question: a new one while the pool is not full, else one at random.
+    /// A socket for one more question: one of those that serve, at random. What is spent is replaced first, and one comes to them while
+    /// they are few.
     fn socket(&self) -> io::Result<Rc<Socket>> {
         let mut sockets = self.sockets.borrow_mut();
-        sockets.retain(|socket| !socket.retired.get());
-        if sockets.len() < POOL {
-            let socket = Rc::new(Socket::open(self.server)?);
-            sockets.push(Rc::clone(&socket));
-            let reader = tokio::task::spawn_local(receive(Rc::clone(&socket)));
-            socket.reader.replace(Some(reader.abort_handle()));
+        let has_room = || self.open.get() < MAX_SOCKETS;
+        for socket in sockets.iter_mut().filter(|socket| socket.is_spent.get()) {
+            if (has_room() || socket.is_idle())
+                && let Ok(new) = self.open()
+            {
+                std::mem::replace(socket, new).leave();
+            }
+        }
+        if sockets.len() < POOL && (has_room() || sockets.is_empty()) {
+            match self.open() {
+                Ok(socket) => sockets.push(socket),
+                // Without a descriptor it is one of the others, if there is any.
+                Err(error) if sockets.is_empty() => return Err(error),
+                Err(_) => {}
+            }
         }
         let index = rand::random_range(0..sockets.len());
         let socket = sockets.get(index).cloned().ok_or(io::ErrorKind::NotFound)?;
         socket.questions.set(socket.questions.get() + 1);
         if socket.questions.get() >= MAX_QUESTIONS {
-            socket.retired.set(true);
+            socket.is_spent.set(true);
         }
         Ok(socket)
+    }
+
+    fn open(&self) -> io::Result<Rc<Socket>> {
+        let opened = Socket::open(self.server, Counted::new(&self.open));
+        let socket = Rc::new(opened.map_err(|error| match descriptors::is_shortage(&error) {
+            true => io::ErrorKind::ResourceBusy.into(),
+            false => error,
+        })?);
+        let reader = tokio::task::spawn_local(receive(Rc::clone(&socket)));
+        socket.reader.replace(Some(reader.abort_handle()));
+        Ok(socket)
+    }
+}
+
+/// One of the sockets that are open.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(open: &Rc<Cell<usize>>) -> Counted {
+        open.set(open.get() + 1);
+        Counted(Rc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.sockets.borrow().iter().for_each(|socket| socket.retire());
+        self.sockets.borrow().iter().for_each(|socket| socket.leave());
     }
 }
 
@@ -140,12 +194,16 @@ struct Socket {
     io: AsyncFd<UdpSocket>,
     waiting: RefCell<HashMap<u16, Try, RandomState>>,
     questions: Cell<u32>,
-    retired: Cell<bool>,
+    /// It is to be replaced.
+    is_spent: Cell<bool>,
+    /// It has been.
+    has_left: Cell<bool>,
     reader: RefCell<Option<AbortHandle>>,
+    _counted: Counted,
 }
 
 impl Socket {
-    fn open(server: SocketAddr) -> io::Result<Socket> {
+    fn open(server: SocketAddr, counted: Counted) -> io::Result<Socket> {
         let own: SocketAddr = match server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -161,12 +219,14 @@ impl Socket {
             io: datagrams::watch(socket.into(), Interest::READABLE)?,
             waiting: RefCell::default(),
             questions: Cell::new(0),
-            retired: Cell::new(false),
+            is_spent: Cell::new(false),
+            has_left: Cell::new(false),
             reader: RefCell::default(),
+            _counted: counted,
         })
     }
 
-    /// An ID of which no question waits here; there are 65,536 for at most [`MAX_QUESTIONS`].
+    /// An ID of which no question waits here; there are 65,536, mostly for no more than [`MAX_QUESTIONS`].
     fn free_id(&self) -> Option<u16> {
         let waiting = self.waiting.borrow();
         (0..64).map(|_| rand::random()).find(|id| !waiting.contains_key(id))
@@ -186,10 +246,15 @@ impl Socket {
         });
     }
 
-    /// Takes no more questions, and is read for as long as one waits.
-    fn retire(&self) {
-        self.retired.set(true);
-        if self.waiting.borrow().is_empty() {
+    /// No question waits.
+    fn is_idle(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// It gets no more questions, and is read for as long as one waits.
+    fn leave(&self) {
+        self.has_left.set(true);
+        if self.is_idle() {
             self.reader.take().iter().for_each(AbortHandle::abort);
         }
     }
@@ -217,7 +282,7 @@ impl Socket {
     }
 }
 
-/// Reads a socket until it is ended by [`Socket::retire`].
+/// Reads a socket until it is ended by [`Socket::leave`].
 async fn receive(socket: Rc<Socket>) {
     let mut too_old = Alarm::at(Instant::now() + MAX_AGE);
     loop {
@@ -229,9 +294,9 @@ async fn receive(socket: Rc<Socket>) {
                     false => tokio::task::yield_now().await,
                 },
                 // The runtime ends: nobody is to wait here any more.
-                Err(_) => return socket.retired.set(true),
+                Err(_) => return socket.is_spent.set(true),
             },
-            () = &mut too_old, if !socket.retired.get() => socket.retire(),
+            () = &mut too_old, if !socket.is_spent.get() => socket.is_spent.set(true),
         }
     }
 }
@@ -245,47 +310,12 @@ pub struct Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         self.socket.waiting.borrow_mut().remove(&self.id);
-        if self.socket.retired.get() {
-            self.socket.retire();
+        if self.socket.has_left.get() {
+            self.socket.leave();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::rc::Weak;
-
-    use tokio::net::UdpSocket;
-
-    use super::*;
-    use crate::upstream::inbox::inbox;
-    use crate::upstream::simulation::local;
-
-    #[tokio::test]
-    async fn sockets_of_a_server_that_is_forgotten_last_as_long_as_a_question_waits() {
-        local(async {
-            let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            let pool = Pool::new(server.local_addr().unwrap());
-            let (exchange, mut arrived) = inbox();
-            let question = b"\x00\x00\x01\x00\x01";
-            let query = crate::wire::edns::upstream_query(0, question, false, false, false);
-            let wait = pool.send(query, question, Arrivals { exchange, number: 7 }).unwrap();
-            let sockets: Vec<Weak<Socket>> = pool.sockets.borrow().iter().map(Rc::downgrade).collect();
-            drop(pool);
-
-            let mut buffer = [0; 512];
-            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
-            buffer[2] |= 0x80;
-            server.send_to(&buffer[..length], from).await.unwrap();
-            assert!(matches!(arrived.next().await, (7, Arrival::Reply(_))));
-            // Time stands still while this test is never idle: nothing goes for its age.
-            tokio::time::pause();
-            drop(wait);
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            assert!(sockets.iter().all(|socket| socket.strong_count() == 0));
-        })
-        .await;
-    }
-}
+#[path = "udp_tests.rs"]
+mod tests;
