@@ -16,6 +16,7 @@ mod authoritative;
 mod clients;
 mod command_line;
 mod congestion;
+mod descriptors;
 mod encrypted;
 mod failures;
 mod faithful;
