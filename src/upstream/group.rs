@@ -43,6 +43,8 @@ struct Book {
     is_paced: bool,
     /// Packets taken for questions over streams that have not been counted there yet.
     taken_for_streams: u32,
+    /// Questions that are out over streams.
+    streams: u32,
 }
 
 /// What is counted, in packets or questions.
@@ -57,6 +59,9 @@ struct Counts {
 
 /// What a question costs that goes over a stream, before its segments are counted: itself and the acknowledgement of its answer.
 const STREAM_PACKETS: u32 = 2;
+/// Packets taken for questions over streams that are no longer out: acknowledgements are counted with what is sent next. What was taken
+/// beyond that is for questions that never went out, and pays for nothing.
+const STREAM_ARREARS: u32 = 16;
 
 /// What is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +89,7 @@ impl Group {
     pub fn new(name: String, budget: Budget) -> Group {
         let bounds = Bounds { total: MAX_WAITING as usize, client: MAX_WAITING_PER_CLIENT as usize };
         let ledger = Ledger::new(budget, bounds, Duration::ZERO);
-        let book = |ledger| Mutex::new(Book { ledger, is_paced: false, taken_for_streams: 0 });
+        let book = |ledger| Mutex::new(Book { ledger, is_paced: false, taken_for_streams: 0, streams: 0 });
         let (start, domains) = (Instant::now(), RandomState::default());
         Group { name, budget, start, domains, book: ledger.map(book), counts: Counts::default() }
     }
@@ -113,9 +118,6 @@ impl Group {
                 turn = Some(wait);
                 told
             });
-            if is_stream && !matches!(asked, Asked::No(_)) {
-                book.taken_for_streams = book.taken_for_streams.saturating_add(STREAM_PACKETS);
-            }
             if matches!(asked, Asked::Wait(_)) && !std::mem::replace(&mut book.is_paced, true) {
                 tokio::task::spawn_local(pace(Pacer { group: Arc::clone(self), is_done: false }));
             }
@@ -140,7 +142,7 @@ impl Group {
         };
         count(&self.counts.hedges, 1);
         count(&self.counts.sent, 1);
-        Some(Permit { group: Arc::clone(self), spot, permit, state: State::Open })
+        Some(Permit { group: Arc::clone(self), spot, permit, is_stream: false, state: State::Open })
     }
 
     /// A client more waits for what stands in line.
@@ -187,7 +189,11 @@ impl Group {
     ) -> Permit {
         count(&self.counts.sent, u32::from(!is_stream));
         count(&self.counts.retries, u32::from(what == What::Retry));
-        Permit { group: Arc::clone(self), spot, permit, state: State::Open }
+        if is_stream && let Some(mut book) = self.book() {
+            book.streams += 1;
+            book.taken_for_streams = book.taken_for_streams.saturating_add(STREAM_PACKETS);
+        }
+        Permit { group: Arc::clone(self), spot, permit, is_stream, state: State::Open }
     }
 
     fn refused(&self, why: Refused) -> Refused {
@@ -330,6 +336,7 @@ pub struct Permit {
     group: Arc<Group>,
     spot: Spot,
     permit: Option<ledger::Permit>,
+    is_stream: bool,
     state: State,
 }
 
@@ -401,6 +408,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if self.is_stream
+            && let Some(mut book) = self.group.book()
+        {
+            book.streams -= 1;
+            let most = book.streams.saturating_mul(STREAM_PACKETS).saturating_add(STREAM_ARREARS);
+            book.taken_for_streams = book.taken_for_streams.min(most);
+        }
         if self.state == State::Open {
             self.tell(|ledger, _, permit| ledger.forgotten(permit));
         }

@@ -190,6 +190,26 @@ async fn segments_of_streams_count() {
     .await;
 }
 
+/// What was taken for questions that never went out, because there was no connection or no turn, pays for no segments.
+#[tokio::test(start_paused = true)]
+async fn questions_that_never_went_out_over_a_stream_pay_for_nothing() {
+    local(async {
+        let group = group("100/s");
+        let standing = || Standing::of(waiter(1, Class::Client));
+        for _ in 0..50 {
+            drop(group.ask(&standing(), SPOT, What::Question, true));
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        let before = group.figures().sent;
+        group.streamed(116);
+        assert_eq!(group.figures().sent, before + 116);
+        // A burst of five is left and the arrears of sixteen are paid: 95 are owed.
+        let waited = turn(&group, &standing()).await.unwrap();
+        assert!((MS * 930..=MS * 970).contains(&waited), "{waited:?}");
+    })
+    .await;
+}
+
 /// The worker that paced the line goes away: the next to wait does it.
 #[tokio::test(start_paused = true)]
 async fn a_pacer_that_is_gone_is_replaced() {
