@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG));
         }
     };
+    nodens::observe::log::say_panics();
     let result = match &cli.command {
         Command::Serve(wanted) if wanted.lab => playground::serve(&wanted.settings, &matches),
         Command::Serve(wanted) => {

@@ -96,6 +96,15 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
     }
 }
 
+/// Has panics said as everything else is: within the budget, and by whoever panics without a wait for the sink.
+pub fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let text = panic.to_string().replace('\n', " ");
+        say(Level::Error, format_args!("thread {} {text}", thread.name().unwrap_or("without a name")));
+    }));
+}
+
 /// Waits until what was said has been written, a second at most.
 pub fn flush() {
     let (done, written) = sync_channel(1);

@@ -72,7 +72,8 @@ const OFFERS: usize = 32;
 fn free_port(addr: SocketAddr) -> Result<SocketAddr, BindError> {
     let mut tried = Ok(addr);
     for _ in 0..OFFERS {
-        let offered = udp_socket(addr).and_then(|socket| socket.local_addr());
+        // Not by a socket that shares ports: it may be offered one of another process that does, and take what is meant for that.
+        let offered = UdpSocket::bind(addr).and_then(|socket| socket.local_addr());
         let offered = offered.map_err(|error| BindError::new(addr, "UDP", error))?;
         tried = check_free(offered).map(|()| offered);
         if tried.is_ok() {

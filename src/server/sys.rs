@@ -18,6 +18,7 @@ use libc::{
     c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t,
 };
 
+use crate::descriptors;
 use crate::limits::{BATCH, DATAGRAM, MAX_UNSENT};
 use crate::wire::edns::UDP_SIZE;
 
@@ -216,14 +217,14 @@ impl Batch {
     /// refused them one by one (no route, say).
     ///
     /// # Errors
-    /// `WouldBlock` where the socket is full: what is left stays queued.
+    /// `WouldBlock` where the socket is full, or what the host lacks for the moment: what is left stays queued.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut refused = 0;
         while !self.queued.is_empty() {
             match self.send_once(socket) {
                 Ok(sent) => drop(self.queued.drain(..sent)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Err(error) if is_full(&error) => return Err(error),
                 Err(_) => {
                     // The call stops before the datagram that the system refuses: that one is given up.
                     self.queued.remove(0);
@@ -261,6 +262,11 @@ unsafe fn send_described(socket: BorrowedFd<'_>, headers: &mut [mmsghdr], count:
         libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as _, libc::MSG_DONTWAIT as _)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// True where the same can be sent later.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || descriptors::is_shortage(error)
 }
 
 /// Replies that come one by one, sent together.
@@ -312,7 +318,7 @@ impl<T> Outbox<T> {
     /// Sends what waits, [`BATCH`] in a call. Says how many were given up because the system refused them one by one.
     ///
     /// # Errors
-    /// `WouldBlock` where the socket is full: what is left waits on.
+    /// `WouldBlock` where the socket is full, or what the host lacks for the moment: what is left waits on.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut refused = 0;
         while !self.waiting.is_empty() {
@@ -327,7 +333,7 @@ impl<T> Outbox<T> {
             match unsafe { send_described(socket, &mut self.headers, count) } {
                 Ok(sent) => drop(self.waiting.drain(..sent)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Err(error) if is_full(&error) => return Err(error),
                 Err(_) => {
                     drop(self.waiting.pop_front());
                     refused += 1;

@@ -27,7 +27,8 @@ use crate::query::Proto;
 use crate::resolve::hit::Outcome;
 use crate::resolve::{Client, Resolver, miss, prefetch};
 use crate::upstream::admission::{Full, Gate, Place};
-use crate::wire::reply::MAX_MESSAGE;
+use crate::wire::iana::Rcode;
+use crate::wire::reply::{self, MAX_MESSAGE};
 
 /// How long a connection may be idle (RFC 7766 section 6.2.3: a few seconds) while there is room for others,
 const IDLE: Duration = Duration::from_secs(8);
@@ -314,8 +315,10 @@ impl Connection {
                 tokio::task::spawn_local(reply_later(Rc::clone(&self.resolver), miss, replies, guard));
             }
             Err(_) => {
+                // A panic ends one question: the others of the connection have done nothing wrong.
                 self.resolver.cells.event(Event::Panic);
-                self.ending = true;
+                let length = reply::write_bare(message, out, Rcode::SERVFAIL);
+                self.gather(scratch.get(..length).unwrap_or_default());
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::stop::{GRACE, Guard, InFlight, Quit};
 use super::sys::{Batch, Outbox, ReturnPath};
@@ -23,9 +23,8 @@ use crate::resolve::miss::{self, Miss};
 use crate::resolve::prefetch::{self, Prefetch};
 use crate::resolve::{self, Client, Resolver};
 use crate::upstream::datagrams;
-use crate::wire::header::Header;
 use crate::wire::iana::Rcode;
-use crate::wire::reply::{self, Asked};
+use crate::wire::reply;
 
 /// Batches a socket may take before the worker looks after its other work.
 const TURNS: usize = 8;
@@ -36,6 +35,9 @@ const BEGUN: usize = 16;
 const TOGETHER: usize = 16;
 /// While misses keep the worker busy, the socket is looked at after so much time, between one and the next.
 const LOOK: Duration = Duration::from_micros(50);
+/// How long it waits for what the host lacks, memory or a descriptor, and how often.
+const SHORTAGE: Duration = Duration::from_millis(2);
+const MAX_SHORTAGES: u32 = 100;
 /// So many in flight do not keep it busy.
 const FEW: usize = 8;
 
@@ -262,7 +264,7 @@ impl<R: Responder> Server<R> {
                 Ok(Outcome::Miss(miss)) => self.ask(miss, *path),
                 Err(_) => {
                     self.responder.event(Event::Panic);
-                    let length = error(packet, out, Rcode::SERVFAIL);
+                    let length = reply::write_bare(packet, out, Rcode::SERVFAIL);
                     batch.queue(index, length);
                 }
             }
@@ -304,12 +306,20 @@ impl<R: Responder> Server<R> {
         }
     }
 
-    /// Sends everything that waits, and waits for room where there is none.
+    /// Sends everything that waits, and waits for room where there is none. What the host lacks otherwise may be there in a moment; if it
+    /// is not, what waits is given up.
     async fn send_all(&self) {
-        while self.send_batch().and_then(|()| self.send_replies()).is_err() {
-            if room(&self.socket).await.is_err() {
+        let mut shortages = 0;
+        while let Err(why) = self.send_batch().and_then(|()| self.send_replies()) {
+            let is_full = why.kind() == io::ErrorKind::WouldBlock;
+            if is_full && room(&self.socket).await.is_ok() {
+                continue;
+            }
+            shortages += 1;
+            if shortages > MAX_SHORTAGES {
                 self.unsent(self.batch.borrow_mut().give_up() + self.replies.borrow_mut().give_up());
             }
+            sleep(SHORTAGE).await;
         }
     }
 
@@ -371,21 +381,10 @@ impl<R: Responder> Drop for Sending<R> {
 
 /// A datagram longer than any query that makes sense: its header can be read, so it is answered.
 fn oversized<M>(packet: &[u8], out: &mut [u8]) -> Outcome<M> {
-    match error(packet, out, Rcode::FORMERR) {
+    match reply::write_bare(packet, out, Rcode::FORMERR) {
         0 => Outcome::Silence,
         length => Outcome::Reply(length),
     }
-}
-
-/// An error that needs nothing of a packet but its header.
-fn error(packet: &[u8], out: &mut [u8], rcode: Rcode) -> usize {
-    let Some(header) =
-        Header::read(packet).filter(|header| !header.flags.has(crate::wire::header::Flags::QR))
-    else {
-        return 0;
-    };
-    let asked = Asked { id: header.id, flags: header.flags, question: &[], edns: None, server_cookie: None };
-    reply::write_error(out, &asked, rcode, &[])
 }
 
 #[cfg(test)]

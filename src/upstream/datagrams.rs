@@ -18,10 +18,15 @@ use libc::{iovec, mmsghdr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::wire::header::Flags;
+
 /// Datagrams taken in one call. Most wake-ups bring one; the buffers are shared by all sockets of a thread.
 pub const MANY: usize = 8;
 /// The largest reply taken: four times what we offer, for servers that do not listen.
 const BUFFER: usize = 4096;
+
+/// Where the octet of a header is that has TC (RFC 1035 section 4.1.1).
+const FLAGS: usize = 2;
 
 /// Buffers for a call.
 pub struct Datagrams {
@@ -47,7 +52,7 @@ impl Default for Datagrams {
 
 impl Datagrams {
     /// Takes what waits at a socket, up to [`MANY`] datagrams, and says how many there were. Fewer: it is empty now, or there is an error
-    /// to be told, which makes the socket ready once more.
+    /// to be told, which makes the socket ready once more. A message that was cut here has TC set: it is to be asked for over TCP.
     ///
     /// # Errors
     /// What recvmmsg(2) says: `WouldBlock` where nothing waits, or what ICMP told of a datagram that was sent from the socket.
@@ -69,6 +74,11 @@ impl Datagrams {
             )
         };
         self.count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for (buffer, header) in self.buffers.iter_mut().zip(&self.headers).take(self.count) {
+            if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+                buffer[FLAGS] |= (Flags::TC >> 8) as u8;
+            }
+        }
         Ok(self.count)
     }
 
@@ -127,6 +137,12 @@ mod tests {
         other.send(&[7; 9000]).unwrap();
         assert_eq!(datagrams.receive(one.as_fd()).unwrap(), 1);
         assert_eq!(datagrams.iter().map(<[u8]>::len).collect::<Vec<_>>(), [BUFFER]);
+        assert_eq!(datagrams.iter().next().unwrap()[..5], [7, 7, 7, 7, 7], "7 has TC");
+        other.send(&[0; 9000]).unwrap();
+        other.send(&[0; BUFFER]).unwrap();
+        assert_eq!(datagrams.receive(one.as_fd()).unwrap(), 2);
+        let flags: Vec<u8> = datagrams.iter().map(|message| message[2]).collect();
+        assert_eq!(flags, [2, 0], "the one that was cut says so");
         drop(other);
         one.send(b"?").unwrap();
         let told = datagrams.receive(one.as_fd()).unwrap_err().kind();

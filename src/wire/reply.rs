@@ -195,6 +195,13 @@ pub fn write_error(out: &mut [u8], asked: &Asked<'_>, rcode: Rcode, ede: &[u8]) 
     asked.append_opt(out, end, rcode, ede).unwrap_or(0)
 }
 
+/// Writes an error that needs nothing of a packet but its header; nothing where that cannot be read or is a reply's.
+pub fn write_bare(packet: &[u8], out: &mut [u8], rcode: Rcode) -> usize {
+    let Some(header) = Header::read(packet).filter(|header| !header.flags.has(Flags::QR)) else { return 0 };
+    let asked = Asked { id: header.id, flags: header.flags, question: &[], edns: None, server_cookie: None };
+    write_error(out, &asked, rcode, &[])
+}
+
 /// TTL of the answer to ANY, long because it never changes (RFC 8482 section 4.2).
 const ANY_TTL: u32 = 3600;
 
