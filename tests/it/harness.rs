@@ -712,6 +712,7 @@ impl Authority {
         };
         while !answers() {
             assert!(start.elapsed() < PATIENCE, "the authoritative server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
         }
         Authority { child, addr, _dir: dir }
     }
