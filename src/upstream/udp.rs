@@ -128,10 +128,12 @@ impl Pool {
         let mut sockets = self.sockets.borrow_mut();
         let has_room = || self.open.get() < MAX_SOCKETS;
         for socket in sockets.iter_mut().filter(|socket| socket.is_spent.get()) {
-            if (has_room() || socket.is_idle())
-                && let Ok(new) = self.open()
-            {
-                std::mem::replace(socket, new).leave();
+            if !has_room() && !socket.is_idle() {
+                continue;
+            }
+            match self.open() {
+                Ok(new) => std::mem::replace(socket, new).leave(),
+                Err(_) => break,
             }
         }
         if sockets.len() < POOL && (has_room() || sockets.is_empty()) {
