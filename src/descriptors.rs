@@ -19,6 +19,11 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// The error as `ResourceBusy` where it is such a shortage.
+pub fn as_busy(error: io::Error) -> io::Error {
+    if is_shortage(&error) { io::ErrorKind::ResourceBusy.into() } else { error }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

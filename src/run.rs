@@ -67,12 +67,12 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
     // Before anything can be seen from outside: a signal from now on is an orderly stop.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let max_connections = max_connections(config);
     let sockets = match sockets::inherited(config.workers)? {
         Some(inherited) => inherited,
         None => sockets::bind(&config.listen, config.workers)?,
     };
     let addresses = addresses(&sockets);
-    let max_connections = max_connections(config);
     let shared = Arc::new(shared(config, &addresses));
     let cells: Vec<Arc<Cells>> = sockets.iter().map(|_| Arc::default()).collect();
     let admin = Arc::new(Admin::new(Metrics::new(cells.clone(), Arc::clone(&shared))?));
@@ -86,7 +86,9 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
 
     follow::start(config, &shared);
     let (stopper, stop) = stop::channel();
-    let connections = Arc::new(Gate::new(max_connections, limits::MAX_CONNECTIONS_PER_CLIENT));
+    // An eighth of them for one client.
+    let of_client = limits::MAX_CONNECTIONS_PER_CLIENT.min((max_connections / 8).max(1));
+    let connections = Arc::new(Gate::new(max_connections, of_client));
     let (listening, heard) = channel();
     let mut workers = Vec::new();
     let (mut notebooks, requeries) = learning::start(sockets.len(), Arc::clone(&shared))?;

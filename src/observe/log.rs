@@ -3,6 +3,7 @@
 //! A message is formatted by whoever has one, queued if there is room and dropped if not. What the budget or the
 //! queue kept back is counted and said with the next message that goes out. Nothing is logged per query.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::Write;
 use std::num::NonZeroU32;
@@ -96,12 +97,20 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
     }
 }
 
-/// Has panics said as everything else is: within the budget, and by whoever panics without a wait for the sink.
+/// Has panics said as everything else is: within the budget, and by a worker without a wait for the sink.
 pub fn say_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
+        let (thread, trace) = (std::thread::current(), Backtrace::capture());
         let text = panic.to_string().replace('\n', " ");
-        say(Level::Error, format_args!("thread {} {text}", thread.name().unwrap_or("without a name")));
+        let name = thread.name().unwrap_or("without a name");
+        match trace.status() {
+            BacktraceStatus::Captured => say(Level::Error, format_args!("thread {name} {text}\n{trace}")),
+            _ => say(Level::Error, format_args!("thread {name} {text}")),
+        }
+        // It ends the process.
+        if name == "main" {
+            flush();
+        }
     }));
 }
 

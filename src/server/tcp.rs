@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::stop::{Guard, InFlight, Quit, Quitting};
 use crate::descriptors;
-use crate::limits::{MAX_CONNECTIONS, MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
+use crate::limits::{MAX_GATHERED, MAX_PIPELINED, MAX_QUERY};
 use crate::observe::cells::Event;
 use crate::query::Proto;
 use crate::resolve::hit::Outcome;
@@ -254,7 +254,7 @@ impl Connection {
     }
 
     fn deadline(&self) -> Instant {
-        let busy = self.gate.count() > MAX_CONNECTIONS / 2;
+        let busy = self.gate.is_half_full();
         self.since
             + match self.input.is_empty() {
                 false => WHOLE_MESSAGE,

@@ -35,9 +35,9 @@ const BEGUN: usize = 16;
 const TOGETHER: usize = 16;
 /// While misses keep the worker busy, the socket is looked at after so much time, between one and the next.
 const LOOK: Duration = Duration::from_micros(50);
-/// How long it waits for what the host lacks, memory or a descriptor, and how often.
+/// How long it waits for what the host lacks, memory or a descriptor, and how often while nothing goes out.
 const SHORTAGE: Duration = Duration::from_millis(2);
-const MAX_SHORTAGES: u32 = 100;
+const MAX_SHORTAGES: u32 = 20;
 /// So many in flight do not keep it busy.
 const FEW: usize = 8;
 
@@ -264,8 +264,10 @@ impl<R: Responder> Server<R> {
                 Ok(Outcome::Miss(miss)) => self.ask(miss, *path),
                 Err(_) => {
                     self.responder.event(Event::Panic);
-                    let length = reply::write_bare(packet, out, Rcode::SERVFAIL);
-                    batch.queue(index, length);
+                    match reply::write_bare(packet, out, Rcode::SERVFAIL) {
+                        0 => {}
+                        length => batch.queue(index, length),
+                    }
                 }
             }
         }
@@ -309,15 +311,17 @@ impl<R: Responder> Server<R> {
     /// Sends everything that waits, and waits for room where there is none. What the host lacks otherwise may be there in a moment; if it
     /// is not, what waits is given up.
     async fn send_all(&self) {
-        let mut shortages = 0;
+        let (mut shortages, mut left) = (0, usize::MAX);
         while let Err(why) = self.send_batch().and_then(|()| self.send_replies()) {
             let is_full = why.kind() == io::ErrorKind::WouldBlock;
             if is_full && room(&self.socket).await.is_ok() {
                 continue;
             }
-            shortages += 1;
+            let still = self.batch.borrow().queued() + self.replies.borrow().count();
+            shortages = if still < left { 1 } else { shortages + 1 };
+            left = still;
             if shortages > MAX_SHORTAGES {
-                self.unsent(self.batch.borrow_mut().give_up() + self.replies.borrow_mut().give_up());
+                return self.unsent(self.batch.borrow_mut().give_up() + self.replies.borrow_mut().give_up());
             }
             sleep(SHORTAGE).await;
         }

@@ -183,6 +183,11 @@ impl Gate {
         Ok(Place { gate: Arc::clone(self), bucket })
     }
 
+    /// More than half of the places are taken.
+    pub fn is_half_full(&self) -> bool {
+        self.count() > self.max_total / 2
+    }
+
     /// How many are inside now.
     pub fn count(&self) -> u32 {
         self.total.load(Ordering::Relaxed)

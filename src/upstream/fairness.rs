@@ -52,11 +52,15 @@ pub enum Refused {
     /// A retry at a server that has not answered for its domain for long.
     #[error("the upstream is silent for this domain")]
     Silent,
+    /// This host could not send it.
+    #[error("this host has no descriptor or memory left to ask with")]
+    Host,
 }
 
 impl Refused {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Refused; 4] = [Refused::Full, Refused::ClientFull, Refused::Deadline, Refused::Silent];
+    pub const ALL: [Refused; 5] =
+        [Refused::Full, Refused::ClientFull, Refused::Deadline, Refused::Silent, Refused::Host];
 
     /// The name in metrics.
     pub fn name(self) -> &'static str {
@@ -65,6 +69,7 @@ impl Refused {
             Refused::ClientFull => "client_full",
             Refused::Deadline => "deadline",
             Refused::Silent => "silent",
+            Refused::Host => "host",
         }
     }
 }

@@ -196,7 +196,8 @@ impl Group {
         Permit { group: Arc::clone(self), spot, permit, is_stream, state: State::Open }
     }
 
-    fn refused(&self, why: Refused) -> Refused {
+    /// Counts a question that is refused.
+    pub(super) fn refused(&self, why: Refused) -> Refused {
         if let Some(refused) = self.counts.refused.get(why as usize) {
             count(refused, 1);
         }

@@ -45,10 +45,10 @@ impl Made {
         self.state == State::Open
     }
 
-    /// It has its reply. What was open for that ends.
+    /// It has its reply. Where copies of it may come, which is on a socket, they are known for what they are.
     pub(super) fn finish(&mut self) {
         self.state = State::Done;
-        self.wait = None;
+        self.wait.take_if(|wait| matches!(wait, Open::Tcp(_)));
     }
 
     /// Learns from a reply whether the server keeps letter case.

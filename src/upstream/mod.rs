@@ -110,7 +110,7 @@ pub enum Failure {
     #[error("every upstream server leads back here")]
     Loop,
     /// Every server that said anything named others to ask.
-    #[error("every upstream server refers to others")]
+    #[error("no upstream server does more than refer to others")]
     Lame,
     /// There was no turn for it.
     #[error(transparent)]

@@ -50,6 +50,8 @@ pub(super) struct Tries<'o> {
     pending: Option<Pending>,
     weak: Option<Answer>,
     refused: usize,
+    /// Tries that this host could not make.
+    not_made: usize,
     /// When the next try is due.
     next_at: Instant,
 }
@@ -78,8 +80,21 @@ impl<'o> Tries<'o> {
         exchange: Sender<(usize, Arrival)>,
         next_at: Instant,
     ) -> Tries<'o> {
-        let (made, pending, weak, refused) = (vec![], None, None, 0);
-        Tries { carrier, zone, question, standing, servers, exchange, made, pending, weak, refused, next_at }
+        let (made, pending, weak, refused, not_made) = (vec![], None, None, 0, 0);
+        Tries {
+            carrier,
+            zone,
+            question,
+            standing,
+            servers,
+            exchange,
+            made,
+            pending,
+            weak,
+            refused,
+            not_made,
+            next_at,
+        }
     }
 
     /// Asks the first server, or stands in line for it.
@@ -162,7 +177,7 @@ impl<'o> Tries<'o> {
         let uncounted =
             self.made.iter().filter(|made| made.is_open() && !made.counted).map(|made| made.due).min();
         let next = (self.may_try() && self.pending.is_none() && self.has_time()).then_some(self.next_at);
-        next.or(uncounted)
+        next.into_iter().chain(uncounted).min()
     }
 
     /// Nothing is open and nothing more will be sent.
@@ -178,6 +193,10 @@ impl<'o> Tries<'o> {
             // Where to go on is nothing that a stub resolver can make use of.
             Some(answer) if answer.referral => Err(Failure::Lame),
             Some(answer) => Ok(answer),
+            None if self.not_made > 0 && self.not_made + self.refused >= self.made.len() => {
+                let group = self.made.first().map(|made| &made.server.group);
+                Err(Failure::Refused(group.map_or(Refused::Host, |group| group.refused(Refused::Host))))
+            }
             None if self.refused > 0 && self.refused >= self.made.len() => Err(Failure::Unreachable),
             None => Err(Failure::TimedOut),
         }
@@ -317,7 +336,9 @@ impl<'o> Tries<'o> {
         let Some(made) = self.made.get_mut(number) else { return Verdict::Wait };
         made.state = State::Refused;
         // What the host lacks says nothing about a server.
-        if kind != io::ErrorKind::ResourceBusy {
+        if kind == io::ErrorKind::ResourceBusy {
+            self.not_made += 1;
+        } else {
             made.server.failed(TryFailure::Unreachable, now);
             self.refused += 1;
         }
@@ -432,13 +453,15 @@ impl<'o> Tries<'o> {
 
     /// Moves on to the next server; this one is not asked again.
     fn leave_out(&mut self, server: &Server) -> Verdict {
+        let was_in_front = self.servers.first().is_some_and(|first| first.number == server.number);
         self.servers.retain(|other| other.number != server.number);
         if self.pending.as_ref().is_some_and(|pending| pending.next.server.number == server.number) {
             self.pending = None;
         }
         // The server in front is the next; `next` would pass over it.
-        let back = usize::from(!self.servers.is_empty());
-        self.servers.rotate_right(back);
+        if was_in_front && !self.servers.is_empty() {
+            self.servers.rotate_right(1);
+        }
         Verdict::Next
     }
 }

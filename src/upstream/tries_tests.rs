@@ -125,10 +125,15 @@ async fn where_a_server_cannot_be_sent_to_the_next_is_asked_at_once() {
 async fn a_host_that_has_nothing_left_to_send_with_blames_no_server() {
     local(async {
         let network = Network::new(|_| vec![]);
-        for (kind, blamed) in [(io::ErrorKind::ResourceBusy, 0), (io::ErrorKind::NetworkUnreachable, 5)] {
+        let of_host = Failure::Refused(Refused::Host);
+        for (kind, blamed, failure) in [
+            (io::ErrorKind::ResourceBusy, 0, of_host),
+            (io::ErrorKind::NetworkUnreachable, 5, Failure::Unreachable),
+        ] {
             let zones = Zones::new([Name::ROOT], vec![]);
             zones.set(&Name::ROOT, &Endpoints { members: endpoints(1), last_resort: vec![] });
-            assert!(ask_in(&zones, &Host(&network, |_| true, kind), &network).await.0.is_err());
+            let host = Host(&network, |_| true, kind);
+            assert_eq!(ask_in(&zones, &host, &network).await.0.unwrap_err(), failure);
             let server = zones.servers().remove(0);
             assert_eq!(server.failures().iter().map(|(_, count)| count).sum::<u64>(), blamed);
         }
@@ -150,6 +155,28 @@ async fn prompt_failures_of_different_kinds_cost_no_wait() {
             assert_eq!(result.unwrap().kind, Kind::Data);
             assert!(took <= MS * 3, "{took:?}");
         }
+    })
+    .await;
+}
+
+/// A second server has been asked already when the first fails: the third is next, not the second once more.
+#[tokio::test(start_paused = true)]
+async fn a_failure_behind_a_later_try_moves_on_to_who_has_not_been_asked() {
+    local(async {
+        let mut asked = 0;
+        let network = Network::new(move |seen| {
+            asked += 1;
+            match asked {
+                1 => vec![(MS * 400, Arrival::Reply(seen.reply(2, [0; 3], &[])))],
+                2 => vec![],
+                _ => vec![(MS, Arrival::Reply(seen.a(60)))],
+            }
+        });
+        let (result, took, mut seen) = ask_once(&network, &network, endpoints(3)).await;
+        assert_eq!((result.unwrap().kind, took), (Kind::Data, MS * 401));
+        seen.sort_by_key(|seen| seen.server);
+        seen.dedup_by_key(|seen| seen.server);
+        assert_eq!(seen.len(), 3);
     })
     .await;
 }

@@ -2,8 +2,8 @@
 //!
 //! A connected socket takes datagrams from that address and port alone; on top of it ID, question and letter case
 //! must match (RFC 5452). A socket serves a bounded number of questions for a bounded time, is then *spent* and
-//! replaced, so that a port that was found out is soon worth nothing. It stays open for as long as a question waits there. Where too
-//! many stay, or no descriptor is left, those that are spent serve on. What does not match is dropped and the wait goes
+//! replaced with the next question, so that a port that was found out is soon worth nothing. It stays open for as long as a question waits
+//! there. Where too many stay, or no descriptor is left, those that are spent serve on. What does not match is dropped and the wait goes
 //! on: the true reply may still come.
 
 use std::cell::{Cell, RefCell};
@@ -104,39 +104,44 @@ impl Pool {
         let socket = self.socket()?;
         let id = socket.free_id().ok_or(io::ErrorKind::ResourceBusy)?;
         crate::wire::put(&mut query, 0, &id.to_be_bytes());
-        let send = || socket.io.get_ref().send(&query);
-        let sent = match send() {
-            // ICMP has told of a datagram before this one, which has not gone out.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                socket.refused(error.kind());
+        let send = || match socket.io.get_ref().send(&query) {
+            // A full send buffer is a lost packet: the next try is near.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(descriptors::as_busy(error)),
+            _ => Ok(()),
+        };
+        send().or_else(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Err(error),
+            // ICMP has told of a datagram before this one, which has not gone out; if it was this one's own, it says so again.
+            kind => {
+                socket.refused(kind);
                 send()
             }
-            sent => sent,
-        };
-        // A full send buffer is a lost packet: the next try is near.
-        sent.map(drop).or_else(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Ok(()),
-            _ => Err(error),
         })?;
         socket.waiting.borrow_mut().insert(id, Try { sent: question.into(), arrivals });
         Ok(Wait { socket, id })
     }
 
-    /// A socket for one more question: one of those that serve, at random. What is spent is replaced first, and one comes to them while
-    /// they are few.
+    /// A socket for one more question: one of those that serve, at random. What is spent is replaced and what lacks is added, by one
+    /// socket for each question.
     fn socket(&self) -> io::Result<Rc<Socket>> {
         let mut sockets = self.sockets.borrow_mut();
-        let has_room = || self.open.get() < MAX_SOCKETS;
-        for socket in sockets.iter_mut().filter(|socket| socket.is_spent.get()) {
-            if !has_room() && !socket.is_idle() {
-                continue;
+        // Those where nobody waits close first: each leaves a descriptor to the next. One stays, in case there is none.
+        let mut left = sockets.len();
+        sockets.retain(|socket| {
+            let goes = left > 1 && socket.is_spent.get() && socket.is_idle();
+            if goes {
+                left -= 1;
+                socket.leave();
             }
-            match self.open() {
-                Ok(new) => std::mem::replace(socket, new).leave(),
-                Err(_) => break,
+            !goes
+        });
+        let has_room = self.open.get() < MAX_SOCKETS;
+        let may_go = |socket: &&mut Rc<Socket>| socket.is_spent.get() && (has_room || socket.is_idle());
+        if let Some(spent) = sockets.iter_mut().find(may_go) {
+            if let Ok(new) = self.open() {
+                std::mem::replace(spent, new).leave();
             }
-        }
-        if sockets.len() < POOL && (has_room() || sockets.is_empty()) {
+        } else if sockets.is_empty() || sockets.len() < POOL && has_room {
             match self.open() {
                 Ok(socket) => sockets.push(socket),
                 // Without a descriptor it is one of the others, if there is any.
@@ -155,10 +160,7 @@ impl Pool {
 
     fn open(&self) -> io::Result<Rc<Socket>> {
         let opened = Socket::open(self.server, Counted::new(&self.open));
-        let socket = Rc::new(opened.map_err(|error| match descriptors::is_shortage(&error) {
-            true => io::ErrorKind::ResourceBusy.into(),
-            false => error,
-        })?);
+        let socket = Rc::new(opened.map_err(descriptors::as_busy)?);
         let reader = tokio::task::spawn_local(receive(Rc::clone(&socket)));
         socket.reader.replace(Some(reader.abort_handle()));
         Ok(socket)
