@@ -187,6 +187,11 @@ pub fn connections(of: &Settings, allowed: u64) -> u32 {
     u32::try_from(left).unwrap_or(u32::MAX).min(MAX_CONNECTIONS)
 }
 
+/// Of so many connections, those that one client may have: an eighth at most.
+pub fn connections_of_client(connections: u32) -> u32 {
+    MAX_CONNECTIONS_PER_CLIENT.min((connections / 8).max(1))
+}
+
 /// A number of bytes as people write it.
 pub fn bytes_text(bytes: u64) -> String {
     for (unit, size) in [("GiB", GIB), ("MiB", MIB), ("KiB", KIB)] {
@@ -237,5 +242,6 @@ mod tests {
         assert_eq!(connections(&SMALL, u64::MAX), MAX_CONNECTIONS);
         assert_eq!(connections(&SMALL, all - 100), MAX_CONNECTIONS - 100);
         assert_eq!(connections(&SMALL, 64), 16, "a quarter is theirs all the same");
+        assert_eq!([MAX_CONNECTIONS, 16, 1].map(connections_of_client), [MAX_CONNECTIONS_PER_CLIENT, 2, 1]);
     }
 }

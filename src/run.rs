@@ -86,9 +86,7 @@ pub async fn serve(config: &Config) -> Result<(), RunError> {
 
     follow::start(config, &shared);
     let (stopper, stop) = stop::channel();
-    // An eighth of them for one client.
-    let of_client = limits::MAX_CONNECTIONS_PER_CLIENT.min((max_connections / 8).max(1));
-    let connections = Arc::new(Gate::new(max_connections, of_client));
+    let connections = Arc::new(Gate::new(max_connections, limits::connections_of_client(max_connections)));
     let (listening, heard) = channel();
     let mut workers = Vec::new();
     let (mut notebooks, requeries) = learning::start(sockets.len(), Arc::clone(&shared))?;

@@ -243,8 +243,10 @@ mod tests {
         let waiting = Arc::new(Gate::new(3, 2));
         let (one, two) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
         let first = waiting.enter(one).unwrap();
+        assert!(!waiting.is_half_full());
         let _second = waiting.enter(one).unwrap();
         assert_eq!(waiting.enter(one).err(), Some(Full::Client));
+        assert!(waiting.is_half_full());
         let _third = waiting.enter(two).unwrap();
         assert_eq!(waiting.enter(two).err(), Some(Full::Total));
         drop(first);

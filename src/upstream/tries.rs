@@ -429,8 +429,8 @@ impl<'o> Tries<'o> {
         Verdict::Answer(answer)
     }
 
-    /// Keeps the answer for want of a better one, a referral for want of any other, and leaves its server out; where it may be a limiter's, the server is
-    /// asked once more in its turn.
+    /// Keeps the answer for want of a better one, a referral for want of any other, and leaves its server out; where it may be a
+    /// limiter's, the server is asked once more in its turn.
     fn failed(&mut self, number: usize, server: &Server, answer: Answer) -> Verdict {
         let was_suspected =
             self.made.iter().any(|made| made.suspected && made.server.number == server.number);

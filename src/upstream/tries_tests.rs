@@ -181,7 +181,7 @@ async fn a_failure_behind_a_later_try_moves_on_to_who_has_not_been_asked() {
     .await;
 }
 
-/// RFC 9520 section 2: servers that do not serve the name are a failure to resolve it, not a name without data.
+/// RFC 9520 section 1: servers that do not serve the name are a failure to resolve it, not a name without data.
 #[tokio::test(start_paused = true)]
 async fn servers_that_only_name_others_are_a_failure() {
     local(async {
